@@ -1,0 +1,204 @@
+"""Write a Llama checkpoint of made-up weights: the shape of a real model, values that look like weights, no hub.
+
+    python benchmarks/synthetic.py OUT --shape 500m|7b|tiny [--shard-bytes N] [--seed N]
+
+A pool of normal BF16 values is drawn once; every tensor is made of pieces of it that start anywhere. So a file is
+written about as fast as the disk takes it, in less than 100 MB of memory, and one seed always gives the same bytes.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+POOL = 1 << 22  # values
+PIECE = 1 << 20  # values: the longest stretch taken from one place of the pool
+DEVIATION = 0.02
+OUTLIERS = 1e-4  # share of the values that are OUTLIER_FACTOR times as large
+OUTLIER_FACTOR = 10.0
+ITEM = 2  # bytes of a BF16 value
+SHARD_BYTES = 5_000_000_000
+TRAINED_LENGTH = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The geometry of a Llama decoder with untied embeddings."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of every tensor, in the order of the model."""
+        kv = self.hidden // self.heads * self.kv_heads
+        yield "model.embed_tokens.weight", (self.vocab, self.hidden)
+        for layer in range(self.layers):
+            prefix = f"model.layers.{layer}."
+            yield prefix + "input_layernorm.weight", (self.hidden,)
+            yield prefix + "self_attn.q_proj.weight", (self.hidden, self.hidden)
+            yield prefix + "self_attn.k_proj.weight", (kv, self.hidden)
+            yield prefix + "self_attn.v_proj.weight", (kv, self.hidden)
+            yield prefix + "self_attn.o_proj.weight", (self.hidden, self.hidden)
+            yield prefix + "post_attention_layernorm.weight", (self.hidden,)
+            yield prefix + "mlp.gate_proj.weight", (self.intermediate, self.hidden)
+            yield prefix + "mlp.up_proj.weight", (self.intermediate, self.hidden)
+            yield prefix + "mlp.down_proj.weight", (self.hidden, self.intermediate)
+        yield "model.norm.weight", (self.hidden,)
+        yield "lm_head.weight", (self.vocab, self.hidden)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the model has."""
+        return sum(math.prod(shape) for _, shape in self.tensors())
+
+    def config(self) -> dict[str, object]:
+        """``config.json`` as transformers reads it."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "head_dim": self.hidden // self.heads,
+            "hidden_act": "silu",
+            "hidden_size": self.hidden,
+            "initializer_range": DEVIATION,
+            "intermediate_size": self.intermediate,
+            "max_position_embeddings": TRAINED_LENGTH,
+            "mlp_bias": False,
+            "model_type": "llama",
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.kv_heads,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "vocab_size": self.vocab,
+        }
+
+
+SHAPES = {
+    "tiny": Shape(hidden=64, intermediate=128, layers=2, heads=4, kv_heads=2, vocab=256),
+    "500m": Shape(hidden=2048, intermediate=5632, layers=8, heads=16, kv_heads=8, vocab=32000),
+    "7b": Shape(hidden=4096, intermediate=11008, layers=32, heads=32, kv_heads=32, vocab=32000),  # Llama-2-7B
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of the checkpoint; ``index`` counts over the whole model, so that sharding changes no value."""
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return math.prod(self.shape) * ITEM
+
+
+def write(out: Path, shape: str | Shape, *, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write config.json and safetensors files (with an index if they are several) into the new folder ``out``.
+
+    ``shard_bytes`` bounds the tensor data of one file; a tensor larger than that gets a file of its own. Raises
+    FileExistsError where ``out`` exists, KeyError for a shape that has no name in SHAPES.
+    """
+    geometry = SHAPES[shape] if isinstance(shape, str) else shape
+    tensors = [Tensor(index, name, dimensions) for index, (name, dimensions) in enumerate(geometry.tensors())]
+    shards = _shards(tensors, shard_bytes)
+    out.mkdir(parents=True)
+    pool = _pool(seed)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_shard(out / name, shard, pool, seed)
+        weight_map |= dict.fromkeys((tensor.name for tensor in shard), name)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": geometry.parameters * ITEM}, "weight_map": weight_map}
+        _write_json(out / "model.safetensors.index.json", index)
+    _write_json(out / "config.json", geometry.config())
+
+
+def _shards(tensors: list[Tensor], shard_bytes: int) -> list[list[Tensor]]:
+    """Split, in order, into runs of at most ``shard_bytes``."""
+    shards: list[list[Tensor]] = []
+    room = 0
+    for tensor in tensors:
+        if not shards or tensor.nbytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(tensor)
+        room -= tensor.nbytes
+    return shards
+
+
+def _pool(seed: int) -> npt.NDArray[np.uint16]:
+    """Draw the bits of POOL normal BF16 values, a few of them outliers."""
+    random = np.random.default_rng(seed)
+    values = random.standard_normal(POOL, dtype=np.float32)
+    values *= DEVIATION
+    values[random.integers(POOL, size=round(POOL * OUTLIERS))] *= OUTLIER_FACTOR
+    return values.astype(ml_dtypes.bfloat16).view(np.uint16)
+
+
+def _write_shard(path: Path, tensors: list[Tensor], pool: npt.NDArray[np.uint16], seed: int) -> None:
+    """Stream one safetensors file: the length of the header in 8 bytes, the header, the data of each tensor."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + tensor.nbytes
+        header[tensor.name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for tensor in tensors:
+            for piece in _pieces(tensor, pool, seed):
+                file.write(piece.data)
+
+
+def _pieces(tensor: Tensor, pool: npt.NDArray[np.uint16], seed: int) -> Iterator[npt.NDArray[np.uint16]]:
+    """The values of a tensor, a stretch at a time; a norm is all ones."""
+    left = math.prod(tensor.shape)
+    if len(tensor.shape) == 1:
+        yield np.ones(left, ml_dtypes.bfloat16).view(np.uint16)
+        return
+    random = np.random.default_rng([seed, tensor.index])
+    while left:
+        count = min(left, PIECE)
+        start = int(random.integers(POOL - count))
+        yield pool[start : start + count]
+        left -= count
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def main() -> None:
+    """Write what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="most bytes of a file")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f"{args.out} exists")
+    write(args.out, args.shape, seed=args.seed, shard_bytes=args.shard_bytes)
+
+
+if __name__ == "__main__":
+    main()

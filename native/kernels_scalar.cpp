@@ -1,0 +1,3 @@
+#define HALVE_KERNELS kScalar
+#define HALVE_ISA_NAME "scalar"
+#include "kernels.inc"

@@ -1,0 +1,34 @@
+"""halve: low-precision numbers for deep learning, from the single bit to the rack.
+
+>>> import halve
+>>> halve.formats.get("fp8_e4m3").max
+448.0
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from halve import formats
+from halve.errors import HalveError
+
+if TYPE_CHECKING:
+    from halve.codecs.cast import cast
+    from halve.pipeline.quantize import quantize
+    from halve.pipeline.verify import verify
+
+if os.environ.get("HALVE_REQUIRE_NATIVE", "0") not in ("", "0"):
+    __import__("halve._native")
+
+__version__ = "0.1.0"
+__all__ = ["HalveError", "__version__", "cast", "formats", "quantize", "verify"]
+
+_LAZY = {"cast": "halve.codecs.cast", "quantize": "halve.pipeline.quantize", "verify": "halve.pipeline.verify"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs numpy only when it is asked for: ``halve --help`` does not."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'halve' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(_LAZY[name]), name)

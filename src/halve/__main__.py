@@ -1,0 +1,6 @@
+"""``python -m halve``."""
+
+from halve.cli.main import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,77 @@
+# The native module (native/module.cpp). Arrays are C-contiguous: nothing is converted or allocated on the way in.
+# Weights are float32, float16, or uint16 for the bits of bfloat16.
+
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A row of halve.formats as the kernels read it. `values` lists the numbers in code order, up to 8 bits.
+@final
+class Codec:
+    @staticmethod
+    def floating(
+        *,
+        bits: int,
+        mantissa: int,
+        min_exponent: int,
+        largest: float,
+        smallest: float,
+        nan_code: int | None,
+        is_signed: bool,
+        has_zero: bool,
+        has_negative_zero: bool,
+        values: NDArray[np.float32],
+    ) -> Codec: ...
+    @staticmethod
+    def integer(*, bits: int, lowest: float, largest: float, values: NDArray[np.float32]) -> Codec: ...
+    # thresholds[i] is the smallest float32 that rounds to a code above i.
+    @staticmethod
+    def codebook(*, bits: int, thresholds: NDArray[np.float32], values: NDArray[np.float32]) -> Codec: ...
+
+# The kernels of one instruction set. They fill the arrays they are given and hold no state: call from any thread.
+@final
+class Kernels:
+    @property
+    def isa(self) -> str: ...
+    # The index of the first NaN that the format cannot hold, or None.
+    def encode(self, codec: Codec, values: NDArray[np.float32], codes: NDArray[np.uint8]) -> int | None: ...
+    # False where a code has more bits than the format.
+    def decode(self, codec: Codec, codes: NDArray[np.uint8], values: NDArray[np.float32]) -> bool: ...
+    def pack(self, bits: int, codes: NDArray[np.uint8], packed: NDArray[np.uint8]) -> None: ...
+    def unpack(self, bits: int, packed: NDArray[np.uint8], codes: NDArray[np.uint8]) -> None: ...
+    # The largest magnitude, Inf or NaN.
+    def absmax(self, values: NDArray[np.float32 | np.float16 | np.uint16]) -> float: ...
+    # False where a weight is NaN or Inf.
+    def quantize(
+        self,
+        weights: NDArray[np.float32 | np.float16 | np.uint16],
+        *,
+        element: Codec,
+        scale: Codec,
+        tile: tuple[int, int],
+        rule: str,
+        tensor_scale: float | None,
+        codes: NDArray[np.uint8],
+        scales: NDArray[np.float32],
+        zeros: NDArray[np.uint8] | None,
+    ) -> bool: ...
+    # False where a code has more bits than the format.
+    def dequantize(
+        self,
+        codes: NDArray[np.uint8],
+        *,
+        element: Codec,
+        tile: tuple[int, int],
+        scales: NDArray[np.float32],
+        tensor_scale: float | None,
+        zeros: NDArray[np.uint8] | None,
+        mins: NDArray[np.float32] | None,
+        values: NDArray[np.float32],
+    ) -> bool: ...
+
+# The instruction sets that this machine runs, the best first.
+def isas() -> list[str]: ...
+
+# The kernels of `isa`; None: of HALVE_ISA, else the best. Raises ValueError.
+def kernels(isa: str | None = None) -> Kernels: ...

@@ -1,0 +1,270 @@
+"""Hugging Face folders: config.json, one safetensors file or an index with shards, tokenizer files.
+
+A folder may come from anybody, so what its files say about each other is checked before a weight is read: no name leads
+out of the folder, every tensor is in the one shard that the index gives, and nothing in it is ever run.
+"""
+
+import json
+import os
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from halve.checkpoint.safetensors import Located, header_of
+from halve.checkpoint.storage import FileReader
+from halve.errors import CheckpointError
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLE_HINT = (
+    'convert it to safetensors once, where you trust it: python -c "import torch, safetensors.torch as s; s.save_file('
+    "{k: v.clone() for k, v in torch.load('pytorch_model.bin', weights_only=True).items()}, 'model.safetensors')\""
+)
+AUXILIARY = frozenset(
+    {
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "generation_config.json",
+        "merges.txt",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tekken.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "video_preprocessor_config.json",
+        "vocab.json",
+        "vocab.txt",
+    }
+)
+
+_AGAIN = "the checkpoint is incomplete or damaged: download or copy it again"
+_CONFIG_LIMIT = 16 << 20
+_INDEX_LIMIT = 64 << 20  # 200 000 tensors take 25 MB
+_AUXILIARY_LIMIT = 128 << 20  # the largest tokenizer.json in use takes 35 MB
+_MODELOPT = "hf_quant_config.json"
+_SHARED_BLOBS = ".huggingface-shared-blobs"  # huggingface_hub 2 marks its store for all repositories with this file
+
+
+class HfCheckpoint:
+    """A checkpoint folder. Implements ``halve.checkpoint.base.Checkpoint``; ``files`` are its weight files.
+
+    Where both are there, ``model.safetensors`` comes before the index, as in transformers. ``tensors`` come in the
+    order of their files and, within a file, of their data. Raises CheckpointError naming the file and what is wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = _config(path)
+        self.files, index = weight_files(path)
+        self._readers: list[FileReader] = []
+        self._places: dict[str, tuple[FileReader, Located]] = {}
+        try:
+            for file in self.files:
+                self._add(file, index)
+            self._check_all_there(index)
+        except BaseException:
+            self.close()
+            raise
+        self.tensors = MappingProxyType({name: located.info for name, (_, located) in self._places.items()})
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """How the folder says its weights are quantized; None where they are not.
+
+        It is ``quantization_config`` of config.json, or ``quantization`` of ModelOpt's hf_quant_config.json.
+        """
+        found: dict[str, Any] | None = self.config.get("quantization_config")
+        if found is None and os.path.lexists(self.path / _MODELOPT):
+            content = _json(inside(self.path, _MODELOPT), _CONFIG_LIMIT)
+            found = content["quantization"] if isinstance(content.get("quantization"), dict) else content
+        return found
+
+    def read(self, name: str, start: int, stop: int, buffer: memoryview) -> memoryview:
+        """Fill ``buffer`` with rows ``start..stop`` of tensor ``name``; return the part filled.
+
+        Raises CheckpointError where the file ends early or cannot be read; ValueError, a mistake of the caller, for
+        rows that the tensor does not have and a buffer that is too small.
+        """
+        reader, located = self._places[name]
+        info = located.info
+        filled = buffer.cast("B")[: (stop - start) * info.row_bytes]
+        if not 0 <= start <= stop <= info.rows or len(filled) != (stop - start) * info.row_bytes:
+            raise ValueError(f"rows {start} to {stop} of {name}, which has {info.rows}, into {len(buffer)} elements")
+        reader.read_into(located.begin + start * info.row_bytes, filled, name)
+        return filled
+
+    def release(self, name: str) -> None:
+        """Let the pages of ``name`` leave the page cache."""
+        reader, located = self._places[name]
+        reader.drop(located.begin, located.end)
+
+    def auxiliary(self) -> dict[str, bytes]:
+        """Files that travel with the weights: tokenizer, chat template, generation defaults, licence; name -> content.
+
+        Raises CheckpointError for one that is a link out of the folder, or absurdly large.
+        """
+        files = {}
+        for name in _names(self.path):
+            if (name in AUXILIARY or name.startswith("LICENSE")) and (self.path / name).is_file():
+                files[name] = _content(inside(self.path, name), _AUXILIARY_LIMIT)
+        return files
+
+    def close(self) -> None:
+        """Close the files; closing twice is harmless."""
+        for reader in self._readers:
+            reader.close()
+
+    def _add(self, file: Path, index: dict[str, str] | None) -> None:
+        reader = FileReader(file)
+        self._readers.append(reader)
+        header = header_of(reader)
+        for name, located in header.tensors.items():
+            if index is not None and index.get(name) != file.name:
+                place = f"gives to {index[name]}" if name in index else "does not list"
+                raise CheckpointError(f"{file}: holds tensor {name!r}, which {INDEX} {place}", hint=_AGAIN)
+            begin = header.data_start + located.begin
+            self._places[name] = reader, Located(located.info, begin, begin + located.info.nbytes)
+
+    def _check_all_there(self, index: dict[str, str] | None) -> None:
+        missing = [name for name in index or () if name not in self._places]
+        if missing:
+            raise CheckpointError(
+                f"{self.path / INDEX}: {len(missing)} of its tensors are in no file, {missing[0]!r} first",
+                hint=_AGAIN,
+            )
+        if not self._places:
+            raise CheckpointError(f"{self.path}: its weight files hold no tensors", hint=_AGAIN)
+
+
+def weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str] | None]:
+    """The weight files of ``folder``, all of them there, and its index (tensor -> file name) where it has one.
+
+    Raises CheckpointError where a file is missing, where its name leads out of the folder, and where there are no
+    safetensors at all.
+    """
+    if os.path.lexists(folder / SINGLE):
+        return (inside(folder, SINGLE),), None
+    if os.path.lexists(folder / INDEX):
+        index = _index(folder)
+        return tuple(inside(folder, name) for name in sorted(set(index.values()))), index
+    names = _names(folder)
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if len(weights) == 1:
+        return (inside(folder, weights[0]),), None
+    if weights:
+        raise CheckpointError(
+            f"{folder}: {len(weights)} safetensors files and no {INDEX} that says what they are", hint=_AGAIN
+        )
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if pickles:
+        raise refused_pickle(folder / pickles[0])
+    raise CheckpointError(f"{folder}: no safetensors file is there", hint="give the folder that holds the weights")
+
+
+def refused_pickle(path: Path) -> CheckpointError:
+    """The error for a file of weights that can only be read by running what is in it."""
+    return CheckpointError(f"{path}: refused: it is a pickle, and reading one runs code from it", hint=PICKLE_HINT)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The regular file ``name`` of ``folder``.
+
+    Links may lead to other files of the folder and, in a Hugging Face cache, to that repository's blobs. Raises
+    CheckpointError for a file that is missing, not regular, or elsewhere.
+    """
+    path = folder / name
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be opened: {error}"
+        raise CheckpointError(f"{path}: {why}", hint=_AGAIN) from error
+    if not any(real.is_relative_to(root) for root in _roots(folder)):
+        raise CheckpointError(
+            f"{path}: refused: it is a link to {real}, outside of the folder",
+            hint="copy the file into the folder, if that is where it should come from",
+        )
+    if not real.is_file():
+        raise CheckpointError(f"{path}: not a regular file", hint=_AGAIN)
+    return path
+
+
+def _roots(folder: Path) -> list[Path]:
+    real = folder.resolve()
+    repository = real.parent.parent
+    if real.parent.name != "snapshots" or not repository.name.startswith("models--"):
+        return [real]
+    shared = repository.parent / "blobs"
+    return [real, repository, *([shared] if (shared / _SHARED_BLOBS).is_file() else [])]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {error.strerror}", hint="give a folder that you may read") from error
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    names = _names(folder)
+    if CONFIG not in names:
+        hint = "give the folder that holds the model's config.json"
+        if "adapter_config.json" in names:
+            hint = "this is an adapter: merge it into its model first"
+        elif "snapshots" in names:
+            hint = f"give one of the folders in {folder / 'snapshots'}"
+        elif any(name.endswith(".gguf") for name in names):
+            hint = "give the path of the .gguf file itself"
+        raise CheckpointError(f"{folder}: {CONFIG} is missing", hint=hint)
+    path = inside(folder, CONFIG)
+    config = _json(path, _CONFIG_LIMIT)
+    if not isinstance(config.get("quantization_config"), dict | None):
+        raise CheckpointError(f"{path}: quantization_config is not an object", hint=_AGAIN)
+    return config
+
+
+def _index(folder: Path) -> dict[str, str]:
+    path = inside(folder, INDEX)
+    index = _json(path, _INDEX_LIMIT).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise CheckpointError(f"{path}: its weight_map is no object of tensors", hint=_AGAIN)
+    for name, file in index.items():
+        if not isinstance(file, str) or not file.endswith(".safetensors") or set(file) & set("/\\\0"):
+            raise CheckpointError(
+                f"{path}: refused: tensor {name!r} is in {file!r}, which is not the name of a safetensors file in this "
+                "folder",
+                hint="an index with other paths is damaged or hostile: download it again from a source that you trust",
+            )
+    return index
+
+
+def _json(path: Path, limit: int) -> dict[str, Any]:
+    try:
+        content = json.loads(_content(path, limit).decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}", hint=_AGAIN) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object", hint=_AGAIN)
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in members if keys.count(key) > 1)!r} appears twice")
+    return members
+
+
+def _content(path: Path, limit: int) -> bytes:
+    with FileReader(path) as file:
+        if file.size > limit:
+            raise CheckpointError(
+                f"{path}: {file.size} bytes, more than the {limit} that such a file may have", hint=_AGAIN
+            )
+        return file.read(0, file.size)

@@ -1,0 +1,45 @@
+"""From what a user types to an open checkpoint."""
+
+from pathlib import Path
+
+from halve.checkpoint import hub
+from halve.checkpoint.base import Checkpoint
+from halve.checkpoint.hf import PICKLES, HfCheckpoint, refused_pickle
+from halve.errors import CheckpointError
+
+HINT = "give a folder with config.json and safetensors, a .gguf file, or org/name[@revision] of the Hugging Face hub"
+
+
+def open_checkpoint(spec: str | Path) -> Checkpoint:
+    """Open a folder, a ``.gguf`` file, or ``org/name[@revision]`` of the Hugging Face hub, in this order.
+
+    Raises CheckpointError for what is none of these, or is damaged; UnsupportedError for a model of an unknown kind.
+    """
+    path = Path(spec)
+    try:
+        if path.is_dir():
+            return HfCheckpoint(path)
+        there = path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        raise CheckpointError(f"{path}: {error.strerror}", hint=HINT) from error
+    suffix = path.suffix.lower()
+    if there or suffix in (".gguf", ".safetensors", *PICKLES):
+        return _open_file(path, suffix)
+    repository = hub.parse(spec) if isinstance(spec, str) else None
+    if repository is None:
+        raise CheckpointError(f"{path}: no such file or folder", hint=HINT)
+    return HfCheckpoint(hub.resolve(*repository))
+
+
+def _open_file(path: Path, suffix: str) -> Checkpoint:
+    if suffix == ".gguf":
+        from halve.checkpoint.gguf_checkpoint import GgufCheckpoint  # noqa: PLC0415 - brings tokenizers, which folders do not need
+
+        return GgufCheckpoint(path)
+    if suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path}: one file of weights is not a model", hint=f"give its folder, {path.parent}, which has config.json"
+        )
+    if suffix in PICKLES:
+        raise refused_pickle(path)
+    raise CheckpointError(f"{path}: neither a folder nor a .gguf file", hint=HINT)

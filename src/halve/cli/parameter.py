@@ -1,0 +1,100 @@
+"""Parameter types: names from our tables, sizes in bytes; and the ``--json`` option."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from halve.errors import UnknownNameError
+
+_UNITS = {"": 1} | {f"{p}{i}b": (1024 if i else 1000) ** (k + 1) for k, p in enumerate("kmgt") for i in ("", "i")}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+class Name(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
+    """A name out of a table, in any case; the shell completes it, and a wrong one is told its near matches."""
+
+    def __init__(self, kind: str, names: Callable[[], Iterable[str]]) -> None:
+        self.name = kind
+        self.names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name as the table spells it. Raises UnknownNameError."""
+        del param, ctx
+        names = {name.lower(): name for name in self.names()}
+        try:
+            return names[str(value).lower()]
+        except KeyError:
+            raise UnknownNameError(self.name, str(value), list(names.values())) from None
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names that begin so."""
+        del ctx, param
+        return [CompletionItem(name) for name in self.names() if name.startswith(incomplete.lower())]
+
+
+class NameOrPath(Name):
+    """A name out of a table, or the path of a file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name as the table spells it; a path as it is. Raises UnknownNameError for what is neither."""
+        try:
+            return super().convert(value, param, ctx)
+        except UnknownNameError:
+            if Path(value).exists() or Path(value).suffix == ".json":
+                return str(value)
+            raise
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names that begin so, and files."""
+        return [*super().shell_complete(ctx, param, incomplete), CompletionItem(incomplete, type="file")]
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes: ``1500000``, ``8GB`` (10^9), ``8GiB`` (2^30)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value).lower())
+        unit = found[2].removesuffix("b") + "b" if found and found[2] not in ("", "b") else ""
+        if not found or unit not in _UNITS:
+            self.fail(f"{value!r} is not a size: write 1500000, 8GB or 8GiB", param, ctx)
+        return int(float(found[1]) * _UNITS[unit])
+
+
+def _formats() -> Iterable[str]:
+    from halve.formats import FORMATS
+
+    return FORMATS
+
+
+def _schemes() -> Iterable[str]:
+    from halve.schemes import SCHEMES
+
+    return SCHEMES
+
+
+def _layouts() -> Iterable[str]:
+    from halve.layouts import layouts
+
+    return layouts()
+
+
+def _models() -> Iterable[str]:
+    from halve.models.published import models
+
+    return models()
+
+
+FORMAT = Name("format", _formats)
+SCHEME = Name("scheme", _schemes)
+MODEL = NameOrPath("model", _models)
+LAYOUT = Name("layout", _layouts)

@@ -1,0 +1,79 @@
+"""``halve quantize``: write a quantized copy of a checkpoint."""
+
+from pathlib import Path
+
+import click
+
+from halve.cli.parameter import LAYOUT, SCHEME, Size, json_option
+
+
+@click.command()
+@click.argument("src")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--scheme", type=SCHEME, required=True, help="What weights become; `halve schemes` lists them.")
+@click.option("--layout", type=LAYOUT, help="How they are stored. Default: the first layout that holds the scheme.")
+@click.option("--rule", help="How block scales follow from the weights. Default: the best measured for the scheme.")
+@click.option("--ignore", multiple=True, metavar="NAME", help="Leave this tensor or module alone; re:REGEX for many.")
+@click.option("--include", multiple=True, metavar="NAME", help="Quantize this matrix too, such as lm_head.")
+@click.option(
+    "--on-nonfinite",
+    type=click.Choice(["error", "keep"]),
+    default="error",
+    show_default=True,
+    help="What to do with a tensor that holds NaN or Inf: stop, or leave it in its source type.",
+)
+@click.option("--shard-size", type=Size(), default="5GB", show_default=True, help="Largest weight file.")
+@click.option("--threads", type=click.IntRange(min=1), help="Worker threads. Default: one a processor.")
+@click.option("--dry-run", is_flag=True, help="Print what would happen to each tensor, and the size; write nothing.")
+@json_option
+def command(
+    *,
+    src: str,
+    out: Path,
+    scheme: str,
+    layout: str | None,
+    rule: str | None,
+    ignore: tuple[str, ...],
+    include: tuple[str, ...],
+    on_nonfinite: str,
+    shard_size: int,
+    threads: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    r"""Write a quantized copy of the checkpoint SRC into the new folder OUT.
+
+    SRC is a folder of safetensors, a GGUF file, or org/name[@revision] on the Hugging Face hub. Linear layers are
+    quantized; embeddings, the output head, norms and routers keep their type. Memory does not grow with the model.
+
+    \b
+    halve quantize model out --scheme nvfp4a16
+    halve quantize model.gguf out --scheme w4a16 --ignore 're:.*down_proj'
+    """
+    from halve.cli.render import progress, show, show_json, show_table, size
+    from halve.pipeline.quantize import make_plan, quantize
+
+    choices = {"layout": layout, "rule": rule, "ignore": ignore, "include": include, "on_nonfinite": on_nonfinite}
+    if dry_run:
+        from halve.checkpoint.source import open_checkpoint
+
+        plan = make_plan(open_checkpoint(src), scheme, **choices)  # type: ignore[arg-type] # click checked the values
+        total = f"{size(plan.file_bytes(shard_size))} in {len(plan.shards(shard_size))} weight file(s)"
+        show(plan, as_json=as_json, title=f"{scheme}, {plan.recipe.layout}: {total}", note=plan.summary)
+        return
+    with progress(f"{scheme}:") as callback:
+        result = quantize(
+            src,
+            out,
+            scheme,
+            **choices,  # type: ignore[arg-type] # click checked the values
+            shard_bytes=shard_size,
+            threads=threads,
+            progress=callback,
+        )
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if as_json:
+        show_json(result)
+        return
+    show_table(("", ""), result.facts(), heads=False, note=f"prove it: halve verify {out} --against {src}")

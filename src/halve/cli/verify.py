@@ -1,0 +1,38 @@
+"""``halve verify``: prove a checkpoint whole and in range."""
+
+from pathlib import Path
+
+import click
+
+from halve.cli.parameter import json_option
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--against", metavar="SRC", help="The checkpoint it was made from: compare every tensor with it.")
+@click.option("--threads", type=click.IntRange(min=1), help="Worker threads. Default: one a processor.")
+@json_option
+def command(*, path: Path, against: str | None, threads: int | None, as_json: bool) -> None:
+    """Check the checkpoint in PATH; exit 1 with a list where something is wrong.
+
+    Sizes, hashes and index are true, config and tensors agree, scales are finite and representable, codes are numbers;
+    with --against, kept tensors are equal bit for bit and the loss of each layer is what its scheme promises.
+    """
+    from halve.cli.render import progress, show, show_table, size
+    from halve.pipeline.verify import verify
+
+    with progress("verify:") as callback:
+        result = verify(path, against=against, threads=threads, progress=callback)
+    if as_json:
+        show(result, as_json=True)
+    else:
+        verdict = "whole and in range" if result.ok else f"{len(result.problems)} problem(s)"
+        show(
+            result,
+            as_json=False,
+            title=f"{path}: {verdict}",
+            note=f"{result.tensors} tensors, {size(result.bytes)}, {result.summary}",
+        )
+        show_table(("where", "what is wrong"), ((p.where, p.what) for p in result.problems))
+    if not result.ok:
+        raise SystemExit(1)

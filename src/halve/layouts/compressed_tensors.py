@@ -1,0 +1,326 @@
+"""``compressed-tensors``: the layout of vLLM, SGLang and transformers. Facts read from compressed-tensors 0.19.
+
+| codes | tensors of module X | order |
+|---|---|---|
+| FP4 | ``weight_packed`` U8 [out, in/2], ``weight_scale`` | even column in the low nibble |
+| FP8; INT8 with activations | ``weight`` [out, in], ``weight_scale`` | - |
+| INT4; INT8 alone | ``weight_packed`` I32 [out, in*bits/32], ``weight_scale``, ``weight_shape`` I64 [2] | code + 2^(bits-1), low bits first |
+
+NVFP4 adds ``weight_global_scale`` F32 [1], the *reciprocal* of the tensor scale; asymmetric INT4 adds
+``weight_zero_point`` I32, packed like the codes but along the rows.
+"""  # noqa: E501 - a table row is a line
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halve import formats
+from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo, read_array
+from halve.codecs import dispatch
+from halve.codecs.reference import code_dtype
+from halve.errors import CheckpointError, FormatError
+from halve.layouts.base import Layout, Stored, module, need, with_scale
+from halve.schemes import Block, Scheme
+from halve.schemes.qtensor import QTensor
+from halve.schemes.table import BlockSize
+
+VERSION = "0.19.0"  # of compressed-tensors, whose config schema this is
+METHOD = "compressed-tensors"
+
+_SCALE_DTYPE = {"ue4m3": "F8_E4M3", "e8m0": "U8"} | {number_format: dtype for dtype, number_format in FLOATS.items()}
+_TORCH_SCALE = {"ue4m3": "torch.float8_e4m3fn", "e8m0": "torch.uint8"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Codes:
+    """How one of the formats of compressed-tensors stores codes."""
+
+    format: str
+    dtype: str
+    suffix: str
+
+    @property
+    def packed_words(self) -> bool:
+        """Whether codes are packed, offset to be unsigned, into 32-bit words."""
+        return self.dtype == "I32"
+
+
+_PACKED_INT = _Codes("pack-quantized", "I32", "weight_packed")
+_PLAIN_INT = _Codes("int-quantized", "I8", "weight")
+_CODES = {  # (element, scale; "float" for FP32, BF16 and FP16)
+    ("fp4_e2m1", "ue4m3"): _Codes("nvfp4-pack-quantized", "U8", "weight_packed"),
+    ("fp4_e2m1", "e8m0"): _Codes("mxfp4-pack-quantized", "U8", "weight_packed"),
+    ("fp8_e4m3", "e8m0"): _Codes("mxfp8-quantized", "F8_E4M3", "weight"),
+    ("fp8_e4m3", "float"): _Codes("float-quantized", "F8_E4M3", "weight"),
+    ("int8", "float"): _PACKED_INT,
+    ("int4", "float"): _PACKED_INT,
+    ("uint4", "float"): _PACKED_INT,
+}
+
+
+def _codes(block: Block, activation: Block | None) -> _Codes | None:
+    if block.element == "int8" and activation is not None:
+        return _PLAIN_INT
+    scale = "float" if block.scale in FLOATS.values() else block.scale
+    return _CODES.get((block.element, scale or ""))
+
+
+class CompressedTensors(Layout):
+    """Every linear module in one config group; what stays in 16 bits is listed under ``ignore``."""
+
+    name: ClassVar[str] = METHOD
+    about: ClassVar[str] = "vLLM, SGLang, transformers"
+
+    def refusal(self, scheme: Scheme) -> str:
+        """FP6 and codebooks have no format here, nor has 32-bit blocked INT with FP16 scales by another name."""
+        if _codes(scheme.weight, scheme.activation) is None:
+            return f"it has no format for {scheme.weight.element} with {scheme.weight.scale} scales"
+        if scheme.name.endswith("_g32"):
+            return "it is a block type of llama.cpp; w4a16 and w8a16 are the same idea here"
+        return ""
+
+    def bind(self, scheme: Scheme, dtype: str) -> Scheme:
+        """Scales that are not FP8 or E8M0 take the checkpoint's dtype: engines load them into it."""
+        return with_scale(scheme, FLOATS[dtype]) if scheme.weight.scale in FLOATS.values() else scheme
+
+    def entries(self, weight: TensorInfo, scheme: Scheme) -> list[TensorInfo]:
+        """Codes, scales, and what the format adds."""
+        block, codes, name = scheme.weight, _known(scheme), module(weight.name)
+        rows, columns = weight.rows, weight.columns
+        scales = block.scale_shape(rows, columns)
+        bits = block.element_format.bits
+        width = DTYPES[codes.dtype].itemsize * 8
+        entries = [
+            TensorInfo(f"{name}.{codes.suffix}", codes.dtype, (rows, -(-columns * bits // width))),
+            TensorInfo(f"{name}.weight_scale", _SCALE_DTYPE[block.scale or ""], scales),
+        ]
+        if block.tensor_scale:
+            entries.append(TensorInfo(f"{name}.weight_global_scale", "F32", (1,)))
+        if codes.packed_words:
+            entries.append(TensorInfo(f"{name}.weight_shape", "I64", (2,)))
+        if block.zero_point:
+            entries.append(TensorInfo(f"{name}.weight_zero_point", "I32", (-(-rows * bits // 32), scales[1])))
+        return entries
+
+    def write(self, weight: TensorInfo, scheme: Scheme, q: QTensor, first_row: int) -> dict[str, NDArray[Any]]:
+        """A band of rows."""
+        codes, name, bits = _known(scheme), module(weight.name), q.block.element_format.bits
+        stored = q.codes.astype(np.uint8, copy=False)
+        if codes.packed_words:
+            stored = dispatch.pack(_pad_columns(_offset(q.block, stored), 32 // bits), bits).view(np.int32)
+        elif bits < 8:
+            stored = dispatch.pack(stored, bits)
+        band = {f"{name}.{codes.suffix}": stored, f"{name}.weight_scale": _stored_scales(q)}
+        if q.zeros is not None:
+            across = _pad_columns(q.zeros.T, 32 // bits)
+            band[f"{name}.weight_zero_point"] = dispatch.pack(across, bits).view(np.int32).T
+        if first_row == 0:
+            if q.tensor_scale is not None:
+                band[f"{name}.weight_global_scale"] = np.array([1], np.float32) / np.float32(q.tensor_scale)
+            if codes.packed_words:
+                band[f"{name}.weight_shape"] = np.array([weight.rows, weight.columns], np.int64)
+        return band
+
+    def config(self, scheme: Scheme, quantized: list[str], kept: list[str]) -> dict[str, Any]:
+        """``quantization_config`` with one group for all linear modules."""
+        del quantized
+        codes = _known(scheme)
+        group = {
+            "targets": ["Linear"],
+            "weights": _weight_args(scheme.weight),
+            "input_activations": _activation_args(scheme),
+            "output_activations": None,
+            "format": codes.format,
+        }
+        return {
+            "quantization_config": {
+                "quant_method": METHOD,
+                "version": VERSION,
+                "format": codes.format,
+                "quantization_status": "compressed",
+                "ignore": kept,
+                "kv_cache_scheme": None,
+                "config_groups": {"group_0": group},
+            }
+        }
+
+    def detect(self, config: dict[str, Any]) -> bool:
+        """By ``quant_method``."""
+        return _quantization(config).get("quant_method") == METHOD
+
+    def open(self, checkpoint: Checkpoint) -> dict[str, Stored]:
+        """The quantized weights: every module that has a ``weight_scale``."""
+        groups = _quantization(checkpoint.config).get("config_groups")
+        if (
+            not isinstance(groups, dict)
+            or len(groups) != 1
+            or not isinstance(group := next(iter(groups.values())), dict)
+        ):
+            raise CheckpointError(
+                f"{checkpoint.path}: quantization_config needs exactly one config group",
+                hint="checkpoints of mixed precision are not read yet",
+            )
+        found = {}
+        for scale in [name for name in checkpoint.tensors if name.endswith(".weight_scale")]:
+            stored = _stored(checkpoint, scale.removesuffix(".weight_scale"), group.get("weights"))
+            found[stored.name] = stored
+        return found
+
+    def read(self, checkpoint: Checkpoint, stored: Stored, start: int, stop: int) -> QTensor:
+        """Rows ``start..stop``."""
+        name, block, bits = module(stored.name), stored.block, stored.block.element_format.bits
+        code_name, scale_name = stored.entries[:2]
+        raw = read_array(checkpoint, code_name, start, stop)
+        if raw.dtype == np.int32:
+            codes = _offset(block, dispatch.unpack(raw.view(np.uint8), bits)[:, : stored.shape[1]])
+        else:
+            codes = raw.view(np.uint8) if bits == 8 else dispatch.unpack(raw, bits)
+        height = block.tile(*stored.shape)[0]
+        raw_scales = read_array(checkpoint, scale_name, start // height, -(-stop // height))
+        scale_format = formats.get(block.scale or "")
+        scales = dispatch.decode(scale_format, raw_scales.view(code_dtype(scale_format)))
+        zeros = tensor_scale = None
+        if block.zero_point:
+            per_word = 32 // bits
+            packed = read_array(checkpoint, f"{name}.weight_zero_point", start // per_word, -(-stop // per_word))
+            zeros = dispatch.unpack(np.ascontiguousarray(packed.T).view(np.uint8), bits).T[: stop - start]
+        if block.tensor_scale:
+            divisor = read_array(checkpoint, f"{name}.weight_global_scale")[0]
+            with np.errstate(divide="ignore"):
+                tensor_scale = float(np.float32(1) / divisor)
+        return QTensor(block, codes, scales, tensor_scale, zeros)
+
+
+def _known(scheme: Scheme) -> _Codes:
+    codes = _codes(scheme.weight, scheme.activation)
+    assert codes is not None  # noqa: S101 - refusal() comes first
+    return codes
+
+
+def _quantization(config: dict[str, Any]) -> dict[str, Any]:
+    found = config.get("quantization_config")
+    return found if isinstance(found, dict) else {}
+
+
+def _offset(block: Block, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two's complement <-> value + 2^(bits-1); unsigned codes (with a zero point) are stored as they are."""
+    return codes if block.zero_point else codes ^ np.uint8(1 << (block.element_format.bits - 1))
+
+
+def _pad_columns(codes: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
+    missing = -codes.shape[1] % multiple
+    return np.ascontiguousarray(np.pad(codes, ((0, 0), (0, missing))) if missing else codes)
+
+
+def _stored_scales(q: QTensor) -> NDArray[Any]:
+    name = q.block.scale or ""
+    return dispatch.encode(formats.get(name), q.scales).view(DTYPES[_SCALE_DTYPE[name]])
+
+
+def _args(block: Block, strategy: str, *, dynamic: bool | str) -> dict[str, Any]:
+    element = block.element_format
+    return {
+        "num_bits": element.bits,
+        "type": "int" if "int" in element.name else "float",
+        "symmetric": not block.zero_point,
+        "group_size": block.block_size if isinstance(block.block_size, int) else None,
+        "strategy": strategy,
+        "block_structure": list(block.block_size) if isinstance(block.block_size, tuple) else None,
+        "dynamic": dynamic,
+        "actorder": None,
+        "scale_dtype": _TORCH_SCALE.get(block.scale or ""),
+        "zp_dtype": "torch.int8" if block.zero_point else None,
+        "observer": None,
+        "observer_kwargs": {},
+    }
+
+
+def _strategy(block: Block, row: str) -> str:
+    match block.block_size:
+        case "row":
+            return row
+        case "tensor":
+            return "tensor"
+        case int():
+            return "tensor_group" if block.tensor_scale else "group"
+        case _:
+            return "block"
+
+
+def _weight_args(block: Block) -> dict[str, Any]:
+    return _args(block, _strategy(block, "channel"), dynamic=False)
+
+
+def _activation_args(scheme: Scheme) -> dict[str, Any] | None:
+    if scheme.activation is None:
+        return None
+    dynamic = not scheme.activation_static or ("local" if scheme.activation.tensor_scale else False)
+    return _args(scheme.activation, _strategy(scheme.activation, "token"), dynamic=dynamic)
+
+
+def _block(args: dict[str, Any], scale_dtype: str) -> Block | None:
+    """The block that a config's ``weights`` and the dtype of the scales describe; None for one that halve lacks."""
+    match args.get("type"), args.get("num_bits"), args.get("symmetric"):
+        case "float", 4, True:
+            element = "fp4_e2m1"
+        case "float", 8, True:
+            element = "fp8_e4m3"
+        case "int", (4 | 8) as bits, bool(symmetric):
+            element = f"int{bits}" if symmetric else f"uint{bits}"
+        case _:
+            return None
+    size: BlockSize
+    match args.get("strategy"), args.get("group_size"), args.get("block_structure"):
+        case "channel", _, _:
+            size = "row"
+        case "tensor", _, _:
+            size = "tensor"
+        case "group" | "tensor_group", int(size), _ if size > 0:
+            pass
+        case "block", _, [int(height), int(width)] if height > 0 and width > 0:
+            size = (height, width)
+        case _:
+            return None
+    scale = next((fmt for fmt, dtype in _SCALE_DTYPE.items() if dtype == scale_dtype), None)
+    return Block(
+        element=element,
+        scale=scale,
+        block_size=size,
+        tensor_scale=args.get("strategy") == "tensor_group",
+        zero_point=args.get("symmetric") is False,
+    )
+
+
+def _stored(checkpoint: Checkpoint, name: str, args: object) -> Stored:
+    """The weight of module ``name``. Raises CheckpointError where its tensors contradict the config's ``args``."""
+    scales = need(checkpoint, f"{name}.weight_scale")
+    packed = f"{name}.weight_packed" in checkpoint.tensors
+    codes = need(checkpoint, f"{name}.weight_packed" if packed else f"{name}.weight")
+    block = _block(args, scales.dtype) if isinstance(args, dict) else None
+    activation = Block(element="int8") if codes.dtype == "I8" else None
+    if block is None or block.scale is None or (kind := _codes(block, activation)) is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: {codes.name} is {codes.dtype} with {scales.dtype} scales, and what "
+            f"quantization_config says of it is not one of the formats that halve reads: {args}",
+            hint="`halve schemes` lists what halve reads and writes",
+        )
+    if kind.packed_words:
+        columns = int(read_array(checkpoint, need(checkpoint, f"{name}.weight_shape", "I64", (2,)).name)[1])
+    else:
+        columns = codes.columns * 8 // block.element_format.bits
+    weight = TensorInfo(f"{name}.weight", "BF16", (codes.rows, max(columns, 0)))
+    scheme = Scheme(name="", weight=block, activation=activation, floor_db=0, about="")
+    try:
+        entries = LAYOUT.entries(weight, scheme)
+    except FormatError as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: {codes.name}: {error}", hint="the quantization_config is not these tensors' own"
+        ) from None
+    for entry in entries:
+        need(checkpoint, entry.name, entry.dtype, entry.shape)
+    return Stored(weight.name, (weight.rows, weight.columns), block, tuple(entry.name for entry in entries))
+
+
+LAYOUT = CompressedTensors()

@@ -1,0 +1,54 @@
+"""``dense``: plain FP32, BF16 or FP16 tensors, as every program reads them."""
+
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+
+from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
+from halve.layouts.base import Layout, Stored
+from halve.schemes import Scheme
+from halve.schemes.qtensor import QTensor
+
+_DTYPE = {number_format: dtype for dtype, number_format in FLOATS.items()}
+_TORCH = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+class Dense(Layout):
+    """Tensors keep their names and shapes; config.json tells the new dtype."""
+
+    name: ClassVar[str] = "dense"
+    about: ClassVar[str] = "plain FP32, BF16 or FP16 safetensors"
+
+    def refusal(self, scheme: Scheme) -> str:
+        """Only casts fit: no scales are stored."""
+        return "" if scheme.dense else "it stores plain numbers without scales"
+
+    def entries(self, weight: TensorInfo, scheme: Scheme) -> list[TensorInfo]:
+        """The tensor itself in the new dtype."""
+        return [TensorInfo(weight.name, _DTYPE[scheme.weight.element], weight.shape)]
+
+    def write(self, weight: TensorInfo, scheme: Scheme, q: QTensor, first_row: int) -> dict[str, NDArray[Any]]:
+        """Codes of a float format are its bits."""
+        del scheme, first_row
+        return {weight.name: q.codes.view(DTYPES[_DTYPE[q.block.element]])}
+
+    def config(self, scheme: Scheme, quantized: list[str], kept: list[str]) -> dict[str, Any]:
+        """``torch_dtype`` for transformers 4, ``dtype`` for 5."""
+        del quantized, kept
+        return {"torch_dtype": _TORCH[scheme.weight.element], "dtype": _TORCH[scheme.weight.element]}
+
+    def detect(self, config: dict[str, Any]) -> bool:
+        """A checkpoint without quantization_config is dense."""
+        return "quantization_config" not in config
+
+    def open(self, checkpoint: Checkpoint) -> dict[str, Stored]:
+        """Nothing is quantized."""
+        del checkpoint
+        return {}
+
+    def read(self, checkpoint: Checkpoint, stored: Stored, start: int, stop: int) -> QTensor:
+        """Never called: nothing is quantized."""
+        raise NotImplementedError
+
+
+LAYOUT = Dense()

@@ -1,0 +1,31 @@
+"""Which tensors of a checkpoint are weights of linear layers that lose little when quantized."""
+
+import re
+
+KEPT = (  # what engines keep in 16 bits, and why, tried in this order
+    (re.compile(r"(^|.*\.)(vision_tower|vision_model|visual|multi_modal_projector|audio_tower)\."), "vision or audio"),
+    (re.compile(r"(^|.*\.)(lm_head|embed_out|score|classifier)\.weight$"), "output head"),
+    (
+        re.compile(r"(^|.*\.)(embed_tokens|embed_positions|wte|wpe|embeddings?|\w+_embeddings?)(\.\w+)*\.weight$"),
+        "embedding",
+    ),
+    (re.compile(r".*\.(mlp\.gate|block_sparse_moe\.gate|router|feed_forward\.router|gate)\.weight$"), "router"),
+    (re.compile(r".*norm\w*\.weight$"), "norm"),
+    (re.compile(r".*\.conv\w*\.weight$"), "convolution"),
+)
+
+
+def why_kept(tensor: str, dimensions: int) -> str:
+    """Why ``tensor`` stays in its source type; empty where it is the weight of a linear layer.
+
+    By name, as engines do (vLLM quantizes ``Linear`` modules except ``lm_head``), and by shape: a linear weight has two
+    dimensions and is called ``*.weight``.
+    """
+    if not tensor.endswith(".weight"):
+        return "not a weight"
+    if dimensions != 2:
+        return f"{dimensions}-D"
+    for pattern, reason in KEPT:
+        if pattern.match(tensor):
+            return reason
+    return ""

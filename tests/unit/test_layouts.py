@@ -1,0 +1,135 @@
+"""Every layout x scheme: what is written band by band is read back code for code, and contradictions are refused."""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from halve import layouts, schemes
+from halve.checkpoint.base import DTYPES, TensorInfo
+from halve.errors import CheckpointError, UnknownNameError
+from halve.schemes.quantize import absmax, dequantize, quantize, tensor_scale
+
+ROWS, COLUMNS = 300, 256
+BANDS = ((0, 128), (128, 256), (256, ROWS))
+HELD = [
+    (layout, scheme)
+    for layout in layouts.layouts()
+    for scheme in schemes.SCHEMES
+    if layout != "dense" and not layouts.get(layout).refusal(schemes.get(scheme))
+]
+
+
+class Memory:
+    """A checkpoint held in memory."""
+
+    path = Path("memory")
+
+    def __init__(self, entries, pieces, config):
+        self.tensors = {entry.name: entry for entry in entries}
+        self.data = {name: b"".join(p.tobytes() for p in parts) for name, parts in pieces.items()}
+        self.config = config
+
+    def read(self, name, start, stop, buffer):
+        info = self.tensors[name]
+        buffer[:] = self.data[name][start * info.row_bytes : stop * info.row_bytes]
+        return buffer
+
+
+def stored(layout_name, scheme_name, dtype="BF16"):
+    layout = layouts.get(layout_name)
+    scheme = layout.bind(schemes.get(scheme_name), dtype)
+    w = np.random.default_rng(0).normal(size=(ROWS, COLUMNS)).astype(DTYPES[dtype])
+    weight = TensorInfo("model.layers.0.mlp.up_proj.weight", dtype, w.shape)
+    scale = tensor_scale(scheme.weight, absmax(w))
+    bands = [quantize(scheme.weight, w[a:b], tensor_scale=scale) for a, b in BANDS]
+    pieces: dict[str, list[np.ndarray]] = {}
+    for (first_row, _), q in zip(BANDS, bands, strict=True):
+        for name, array in layout.write(weight, scheme, q, first_row).items():
+            pieces.setdefault(name, []).append(np.ascontiguousarray(array))
+    config = layout.config(scheme, ["model.layers.0.mlp.up_proj"], ["lm_head"])
+    return layout, scheme, bands, Memory(layout.entries(weight, scheme), pieces, config)
+
+
+@pytest.mark.parametrize(("layout_name", "scheme_name"), HELD)
+def test_bands_are_read_back_code_for_code(layout_name, scheme_name):
+    layout, scheme, bands, checkpoint = stored(layout_name, scheme_name)
+    for name, info in checkpoint.tensors.items():
+        assert len(checkpoint.data[name]) == info.nbytes, name
+    assert layout.detect(checkpoint.config)
+    (found,) = layout.open(checkpoint).values()
+    assert (found.name, found.shape) == ("model.layers.0.mlp.up_proj.weight", (ROWS, COLUMNS))
+    assert found.block == scheme.weight
+    assert set(found.entries) == set(checkpoint.tensors)
+    for (start, stop), q in zip(BANDS, bands, strict=True):
+        r = layout.read(checkpoint, found, start, stop)
+        np.testing.assert_array_equal(r.codes, q.codes)
+        np.testing.assert_array_equal(r.scales, q.scales)
+        assert r.tensor_scale == q.tensor_scale
+        np.testing.assert_array_equal(dequantize(r), dequantize(q))
+
+
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_row_scales_take_the_checkpoints_dtype(dtype):
+    _, scheme, bands, checkpoint = stored("compressed-tensors", "fp8_dynamic", dtype)
+    assert checkpoint.tensors["model.layers.0.mlp.up_proj.weight_scale"].dtype == dtype
+    exact = bands[0].scales.astype(DTYPES[dtype]).astype(np.float32)
+    np.testing.assert_array_equal(exact, bands[0].scales)
+    assert scheme.weight.scale == {"F16": "fp16", "F32": "fp32"}[dtype]
+
+
+@pytest.mark.parametrize(("layout_name", "scheme_name"), HELD)
+def test_a_missing_tensor_is_named(layout_name, scheme_name):
+    layout, _, _, checkpoint = stored(layout_name, scheme_name)
+    for name in [n for n in checkpoint.tensors if not n.endswith("weight_scale")]:
+        info = checkpoint.tensors.pop(name)
+        with pytest.raises(CheckpointError, match=name.rpartition(".")[0]):
+            layout.open(checkpoint)
+        checkpoint.tensors[name] = info
+
+
+@pytest.mark.parametrize(
+    ("claimed", "held"),
+    [("nvfp4a16", "w4a16"), ("w4a16", "nvfp4a16"), ("mxfp4a16", "fp8_dynamic"), ("fp8_dynamic", "w8a8")],
+)
+def test_a_config_that_claims_another_scheme_is_refused(claimed, held):
+    layout, _, _, checkpoint = stored("compressed-tensors", held)
+    checkpoint.config = stored("compressed-tensors", claimed)[3].config
+    with pytest.raises(CheckpointError):
+        layout.open(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"quantization_config": {"quant_method": "compressed-tensors"}},
+        {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {}}},
+        {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"g": None}}},
+        {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": []}}}},
+        {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {}}}}},
+    ],
+)
+def test_a_damaged_config_is_an_error(damage):
+    layout, _, _, checkpoint = stored("compressed-tensors", "nvfp4a16")
+    checkpoint.config = damage
+    with pytest.raises(CheckpointError):
+        layout.open(checkpoint)
+
+
+def test_nvfp4_bytes_are_those_of_the_field():
+    """One block by hand: even column in the low nibble, E4M3 scale, reciprocal of the tensor scale."""
+    layout = layouts.get("compressed-tensors")
+    scheme = schemes.get("nvfp4a16")
+    w = np.array([[6, -6, 0.5, 1, 1.5, 2, 3, 4, 0, -0.5, -1, -1.5, -2, -3, -4, 6]], np.float32) * 448
+    q = quantize(scheme.weight, w.astype(ml_dtypes.bfloat16))
+    band = layout.write(TensorInfo("a.weight", "BF16", w.shape), scheme, q, 0)
+    assert band["a.weight_packed"].tobytes() == bytes.fromhex("f721436590badc7e")
+    assert band["a.weight_scale"].tobytes() == bytes([0x7E])
+    assert band["a.weight_global_scale"].tolist() == [1.0]
+
+
+def test_unknown_layout_names_near_ones():
+    with pytest.raises(UnknownNameError) as raised:
+        layouts.get("compressed-tensor")
+    assert "compressed-tensors" in raised.value.hint
