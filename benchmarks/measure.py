@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+LAUNCHER = Path(__file__).with_name("launcher.py")
 ENVIRONMENT = os.environ | {"HALVE_REQUIRE_NATIVE": "1"}
 
 
@@ -48,18 +48,15 @@ class Run:
 
 def run(*command: str | Path) -> Run:
     """Run a command to its end. Raises CalledProcessError with what it said where it fails."""
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        began = time.perf_counter()
-        process = subprocess.Popen([str(part) for part in command], stdout=stdout, stderr=stderr, env=ENVIRONMENT)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        stdout.seek(0)
-        stderr.seek(0)
-        said = stdout.read()
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command, said, stderr.read())
-        return Run(seconds, usage.ru_maxrss * 1024, said)
+    with tempfile.NamedTemporaryFile("r") as result:
+        launcher = [sys.executable, "-I", "-S", LAUNCHER, result.name]
+        done = subprocess.run(
+            [str(part) for part in (*launcher, *command)], capture_output=True, text=True, env=ENVIRONMENT, check=True
+        )
+        seconds, max_rss, code = result.read().split()
+    if int(code):
+        raise subprocess.CalledProcessError(int(code), command, done.stdout, done.stderr)
+    return Run(float(seconds), int(max_rss), done.stdout)
 
 
 def halve(*arguments: str | Path) -> Run:

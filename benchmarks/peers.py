@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import venv
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,19 +24,6 @@ RUNNERS = HERE / "runners"
 STAMP = "installed.txt"  # in an environment: the requirements it was made from, written last
 
 State = Literal["ready", "outdated", "missing"]
-
-
-@dataclass(frozen=True, slots=True)
-class CompletedRun:
-    """A runner that finished well.
-
-    ``seconds`` is the wall time of the whole process, imports included. ``max_rss_bytes`` is its ru_maxrss, which
-    Linux never lets be less than the peak of the process that started it.
-    """
-
-    seconds: float
-    max_rss_bytes: int
-    stdout: str
 
 
 def names() -> list[str]:
@@ -78,7 +64,7 @@ def prepare(name: str) -> None:
     shutil.copyfile(requirements, environment / STAMP)
 
 
-def run(name: str, script: str, *arguments: str | Path) -> CompletedRun:
+def run(name: str, script: str, *arguments: str | Path) -> measure.Run:
     """Run a script of ``benchmarks/runners`` in the environment of a peer, to its end.
 
     Raises LookupError where the peer is not ready, CalledProcessError (what it said is in the notes) where it fails.
@@ -87,11 +73,10 @@ def run(name: str, script: str, *arguments: str | Path) -> CompletedRun:
     if interpreter is None:
         raise LookupError(f"{name} is {state(name)}: run `python benchmarks/peers.py {name} --prepare`")
     try:
-        done = measure.run(interpreter, "-I", RUNNERS / script, *arguments)
+        return measure.run(interpreter, "-I", RUNNERS / script, *arguments)
     except subprocess.CalledProcessError as error:
         error.add_note(error.stderr)
         raise
-    return CompletedRun(seconds=done.seconds, max_rss_bytes=done.max_rss, stdout=done.stdout)
 
 
 def main() -> int:

@@ -37,8 +37,7 @@ def peer_quantize(source: Path, scheme: str) -> Run | None:
     if peers.python(PEER) is None:
         return None
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
-        done = peers.run(PEER, "llmcompressor_model_free.py", source, Path(folder) / "out", scheme.upper())
-        return Run(done.seconds, done.max_rss_bytes, done.stdout)
+        return peers.run(PEER, "llmcompressor_model_free.py", source, Path(folder) / "out", scheme.upper())
 
 
 def walls(source: Path, repeats: int, *, as_json: bool) -> int:
@@ -134,7 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="one run each, no 7B checkpoint")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="scratch folder on the disk to test")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/benchmarks"), help="scratch folder on the disk to test"
+    )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.work) as name:

@@ -36,6 +36,12 @@ void require_sizes(size_t actual, size_t expected, const char* name) {
           std::string(name) + " holds " + std::to_string(actual) + " numbers, not " + std::to_string(expected));
 }
 
+// Numbers that do not lie on multiples of their size (views into files) would be undefined behaviour.
+template <class A>
+void require_aligned(const A& array) {
+  require(reinterpret_cast<uintptr_t>(array.data()) % array.itemsize() == 0, "an array is not aligned to its dtype");
+}
+
 // The kernels run without the GIL and in a float environment of their own.
 struct Running {
   nb::gil_scoped_release release;
@@ -118,8 +124,7 @@ size_t tiles_in(const Grid& g) {
   return ((g.rows + g.height - 1) / g.height) * ((g.columns + g.width - 1) / g.width);
 }
 
-Grid grid_of(size_t ndim, size_t rows, size_t columns, std::pair<size_t, size_t> tile) {
-  require(ndim == 2, "a weight is a matrix");
+Grid grid_of(size_t rows, size_t columns, std::pair<size_t, size_t> tile) {
   require(rows > 0 && columns > 0 && tile.first > 0 && tile.second > 0, "the matrix or the tile is empty");
   return {rows, columns, tile.first, tile.second};
 }
@@ -128,6 +133,7 @@ std::optional<ptrdiff_t> encode(const Kernels& k, const Codec& c, const Array<co
                                 const Array<uint8_t>& codes) {
   require_codes(c);
   require_sizes(codes.size(), values.size(), "codes");
+  require_aligned(values);
   ptrdiff_t first_nan = -1;
   {
     const Running running;
@@ -139,6 +145,7 @@ std::optional<ptrdiff_t> encode(const Kernels& k, const Codec& c, const Array<co
 bool decode(const Kernels& k, const Codec& c, const Array<const uint8_t>& codes, const Array<float>& values) {
   require_codes(c);
   require_sizes(values.size(), codes.size(), "values");
+  require_aligned(values);
   const Running running;
   return k.decode(c, codes.data(), values.data(), codes.size());
 }
@@ -163,6 +170,7 @@ void unpack(const Kernels& k, int bits, const Array<const uint8_t>& bytes, const
 
 float absmax(const Kernels& k, const AnyArray& values) {
   const Dtype dtype = dtype_of(values);
+  require_aligned(values);
   const Running running;
   return k.absmax(dtype, values.data(), values.size());
 }
@@ -170,11 +178,11 @@ float absmax(const Kernels& k, const AnyArray& values) {
 bool quantize(const Kernels& k, const AnyArray& weights, const Codec& element, const Codec& scale,
               std::pair<size_t, size_t> tile, const std::string& rule, std::optional<float> tensor_scale,
               const Array<uint8_t>& codes, const Array<float>& scales, std::optional<Array<uint8_t>> zeros) {
-  require(weights.ndim() == 2, "a weight is a matrix");
+  require(weights.ndim() == 2, "a weight is a matrix");  // before its shape is read
   Quantization q{};
   q.element = &element;
   q.scale = &scale;
-  q.grid = grid_of(weights.ndim(), weights.shape(0), weights.shape(1), tile);
+  q.grid = grid_of(weights.shape(0), weights.shape(1), tile);
   q.rule = rule_of(rule);
   const bool power_of_two = q.rule == Rule::Floor || q.rule == Rule::Even || q.rule == Rule::Rceil;
   require_codes(element);
@@ -189,6 +197,8 @@ bool quantize(const Kernels& k, const AnyArray& weights, const Codec& element, c
   q.dtype = dtype_of(weights);
   require_sizes(codes.size(), weights.size(), "codes");
   require_sizes(scales.size(), tiles_in(q.grid), "scales");
+  require_aligned(weights);
+  require_aligned(scales);
   q.codes = codes.data();
   q.scales = scales.data();
   if (zeros.has_value()) {
@@ -203,15 +213,17 @@ bool dequantize(const Kernels& k, const Array<const uint8_t>& codes, const Codec
                 std::pair<size_t, size_t> tile, const Array<const float>& scales, std::optional<float> tensor_scale,
                 std::optional<Array<const uint8_t>> zeros, std::optional<Array<const float>> mins,
                 const Array<float>& values) {
-  require(codes.ndim() == 2, "a weight is a matrix");
+  require(codes.ndim() == 2, "a weight is a matrix");  // before its shape is read
   Dequantization d{};
   d.element = &element;
-  d.grid = grid_of(codes.ndim(), codes.shape(0), codes.shape(1), tile);
+  d.grid = grid_of(codes.shape(0), codes.shape(1), tile);
   d.has_tensor_scale = tensor_scale.has_value();
   d.tensor_scale = tensor_scale.value_or(1.0F);
   require_codes(element);
   require_sizes(values.size(), codes.size(), "values");
   require_sizes(scales.size(), tiles_in(d.grid), "scales");
+  require_aligned(scales);
+  require_aligned(values);
   d.codes = codes.data();
   d.scales = scales.data();
   d.values = values.data();
@@ -221,6 +233,7 @@ bool dequantize(const Kernels& k, const Array<const uint8_t>& codes, const Codec
   }
   if (mins.has_value()) {
     require_sizes(mins->size(), tiles_in(d.grid), "mins");
+    require_aligned(*mins);
     d.mins = mins->data();
   }
   const Running running;
@@ -234,8 +247,9 @@ NB_MODULE(_native, m) {
   using namespace halve;
 
   nb::class_<Codec>(m, "Codec")
-      .def_static("floating", &floating, nb::kw_only(), "bits"_a, "mantissa"_a, "min_exponent"_a, "largest"_a, "smallest"_a,
-                  "nan_code"_a.none(), "is_signed"_a, "has_zero"_a, "has_negative_zero"_a, "values"_a.noconvert())
+      .def_static("floating", &floating, nb::kw_only(), "bits"_a, "mantissa"_a, "min_exponent"_a, "largest"_a,
+                  "smallest"_a, "nan_code"_a.none(), "is_signed"_a, "has_zero"_a, "has_negative_zero"_a,
+                  "values"_a.noconvert())
       .def_static("integer", &integer, nb::kw_only(), "bits"_a, "lowest"_a, "largest"_a, "values"_a.noconvert())
       .def_static("codebook", &codebook, nb::kw_only(), "bits"_a, "thresholds"_a.noconvert(), "values"_a.noconvert());
 

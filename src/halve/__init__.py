@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from halve.pipeline.verify import verify
 
 if os.environ.get("HALVE_REQUIRE_NATIVE", "0") not in ("", "0"):
-    __import__("halve._native")
+    try:
+        __import__("halve._native")
+    except ImportError as error:
+        raise ImportError(f"HALVE_REQUIRE_NATIVE is set, and halve's native module cannot be used: {error}") from None
 
 __version__ = "0.1.0"
 __all__ = ["HalveError", "__version__", "cast", "formats", "quantize", "verify"]

@@ -25,8 +25,7 @@ RANDOMS = 5000
 
 def write(out: BinaryIO, *words: object, arrays: list[np.ndarray]) -> None:
     out.write(" ".join(str(int(word) if isinstance(word, bool) else word) for word in words).encode() + b"\n")
-    for array in arrays:
-        out.write(np.ascontiguousarray(array).tobytes())
+    out.writelines(array.tobytes() for array in arrays)
 
 
 def padded(values: np.ndarray, length: int) -> np.ndarray:

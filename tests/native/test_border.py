@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,27 @@ def test_outputs_must_be_writable_and_inputs_need_not(kernels):
     assert kernels.encode(codec("fp4_e2m1"), read_only(F32), U8.copy()) is None
     with pytest.raises(TypeError):
         kernels.encode(codec("fp4_e2m1"), F32, read_only(U8))
+
+
+def misaligned(array):
+    """The same numbers, one byte into a buffer, as in a file whose header has an odd length."""
+    return np.frombuffer(b"." + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+
+
+def test_misaligned_arrays(kernels):
+    block = SCHEMES["w4a16"].weight
+    w = weights((3, 256), "bfloat16")
+    ours = q.quantize(block, misaligned(w))
+    expected = q.quantize(block, w)
+    np.testing.assert_array_equal(ours.codes, expected.codes)
+    x = w.astype(np.float32)
+    assert dispatch.absmax(misaligned(x)) == np.abs(x).max()
+    int4 = formats.get("int4")
+    np.testing.assert_array_equal(dispatch.encode(int4, misaligned(x)), dispatch.encode(int4, x))
+    odd = replace(expected, scales=misaligned(expected.scales), mins=misaligned(expected.scales))
+    np.testing.assert_array_equal(q.dequantize(odd), q.dequantize_reference(odd))
+    with pytest.raises(ValueError, match="not aligned"):
+        kernels.absmax(misaligned(x))
 
 
 MATRIX = F32.reshape(2, 32)

@@ -318,6 +318,14 @@ def test_a_larger_buffer_is_filled_in_part(path):
     checkpoint.close()
 
 
+@pytest.mark.parametrize(("start", "stop", "nbytes"), [(-1, 2, 4096), (2, 1, 4096), (0, 301, 301 * 512), (0, 3, 1535)])
+def test_rows_that_are_not_there_are_the_callers_mistake(path, start, stop, nbytes):
+    _, checkpoint = open_model(path, encoding="Q8_0")
+    with pytest.raises(ValueError, match=r"model\.embed_tokens\.weight, which has 300"):
+        checkpoint.read("model.embed_tokens.weight", start, stop, memoryview(bytearray(nbytes)))
+    checkpoint.close()
+
+
 # --- names ---
 
 
@@ -517,7 +525,6 @@ def test_rope_scaling_is_carried_over(path, pairs, scaling):
             r"head_count is not one positive number in all layers: \[4, 8\]",
         ),
         ({"metadata": {"llama.attention.head_count": [0, 0]}}, "not one positive number in all layers"),
-        ({"metadata": {"llama.attention.head_count": []}}, "not one positive number in all layers"),
         ({"metadata": {"llama.rope.dimension_count": 32}}, "dimension_count = 32 differs from the head size 64"),
         ({"metadata": {"llama.attention.value_length": 32}}, "value_length = 32 differs from the head size 64"),
         ({"metadata": {"llama.rope.scaling.type": "longrope"}}, "rope scaling 'longrope'"),

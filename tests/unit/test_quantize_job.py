@@ -75,12 +75,14 @@ def test_bytes_do_not_depend_on_threads_bands_or_sharding_of_the_source(source, 
     halve.quantize(source, tmp_path / "many", scheme, threads=4)
     assert digests(tmp_path / "one") == digests(tmp_path / "many")
     halve.quantize(llama.write(tmp_path / "sharded" / "source", shards=3), tmp_path / "from_shards", scheme)
-    one, other = llama.load(tmp_path / "one" / "model.safetensors"), llama.load(
-        tmp_path / "from_shards" / "model.safetensors"
+    one, other = (
+        llama.load(tmp_path / "one" / "model.safetensors"),
+        llama.load(tmp_path / "from_shards" / "model.safetensors"),
     )
     assert {n: t.tobytes() for n, t in one.items()} == {n: t.tobytes() for n, t in other.items()}
     hashes = [
-        json.loads((tmp_path / folder / "halve.json").read_text())["source"]["sha256"] for folder in ("one", "from_shards")
+        json.loads((tmp_path / folder / "halve.json").read_text())["source"]["sha256"]
+        for folder in ("one", "from_shards")
     ]
     assert hashes[0] == hashes[1]
 

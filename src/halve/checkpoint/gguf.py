@@ -7,8 +7,6 @@ reads with ``preadv``. Any damage is a CheckpointError that names the file, the 
 Specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little endian).
 """
 
-import os
-import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,16 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve.checkpoint.gguf_metadata import DAMAGED, Metadata
+from halve.checkpoint.storage import FileReader
 from halve.errors import CheckpointError
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 20
-MAX_HEADER = 64 << 20  # bytes; the largest vocabularies in circulation (262k tokens) take less than 20 MB
+# The largest vocabularies in circulation (262k tokens, 515k merges) take less than 20 MB and 0.8 M entries.
+MAX_HEADER = 64 << 20  # bytes
+MAX_ENTRIES = 2 << 20  # strings, arrays, pairs and tensors together
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 MAX_NESTING = 4
 WINDOW = 1 << 18
-NOT_GGUF = "give the path of a .gguf file, or a folder with safetensors"
 
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _NUMBERS: dict[int, np.dtype[Any]] = {  # gguf_metadata_value_type -> numpy dtype
@@ -136,15 +136,12 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._reader = FileReader(path)
         try:
-            # O_NONBLOCK: opening a pipe must not wait for its writer.
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror}", hint=NOT_GGUF) from error
-        try:
-            header = _Header(self._fd, path)
+            header = _Header(self._reader)
             self.version = header.version()
-            tensors, pairs = header.count("tensor count", _LEAST_TENSOR), header.count("metadata count", _LEAST_PAIR)
+            tensors = header.entries("tensor count", _LEAST_TENSOR)
+            pairs = header.entries("metadata count", _LEAST_PAIR)
             self.metadata = Metadata(path, header.metadata(pairs))
             self.tensors: Mapping[str, GgufTensor] = MappingProxyType(header.tensors(tensors, self.metadata))
         except BaseException:
@@ -156,17 +153,15 @@ class GgufFile:
 
         Raises CheckpointError where the file ends early or cannot be read.
         """
-        read_into(self._fd, tensor.offset + start * tensor.row_bytes, buffer, f"{self.path}: {tensor.name}")
+        self._reader.read_into(tensor.offset + start * tensor.row_bytes, buffer, tensor.name)
 
     def release(self, tensor: GgufTensor) -> None:
         """Let the pages of ``tensor`` leave the page cache."""
-        os.posix_fadvise(self._fd, tensor.offset, tensor.nbytes, os.POSIX_FADV_DONTNEED)
+        self._reader.drop(tensor.offset, tensor.offset + tensor.nbytes)
 
     def close(self) -> None:
         """Close the file; closing twice is harmless."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -177,34 +172,14 @@ class GgufFile:
         self.close()
 
 
-def read_into(fd: int, offset: int, buffer: memoryview, where: str) -> None:
-    """Fill ``buffer`` from ``offset`` on. Raises CheckpointError naming ``where``."""
-    done = 0
-    while done < len(buffer):
-        try:
-            got = os.preadv(fd, [buffer[done:]], offset + done)
-        except OSError as error:
-            raise CheckpointError(
-                f"{where}: byte {offset + done} cannot be read: {error.strerror}",
-                hint="check the disk and that the file is still open",
-            ) from error
-        if not got:
-            raise CheckpointError(
-                f"{where}: the file ends at byte {offset + done}, {len(buffer) - done} bytes early", hint=DAMAGED
-            )
-        done += got
-
-
 class _Header:
     """A cursor over everything before the tensor data; nothing is allocated that the file has not the bytes for."""
 
-    def __init__(self, fd: int, path: Path) -> None:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path}: not a regular file", hint=NOT_GGUF)
-        self._fd, self._size, self._path = fd, status.st_size, path
+    def __init__(self, reader: FileReader) -> None:
+        self._reader, self._size, self._path = reader, reader.size, reader.path
         self._window, self._start, self._at = b"", 0, 0
         self._field = "magic"
+        self._entries_left = MAX_ENTRIES
 
     @property
     def _position(self) -> int:
@@ -223,9 +198,8 @@ class _Header:
             self._fail(f"needs {length} bytes, but only {left} are left in the file")
         if position + length > MAX_HEADER:
             self._fail(f"the header grows past {MAX_HEADER >> 20} MiB")
-        window = bytearray(min(max(length, WINDOW), left))
-        read_into(self._fd, position, memoryview(window), str(self._path))
-        self._window, self._start, self._at = bytes(window), position, 0
+        self._window = self._reader.read(position, min(max(length, WINDOW), left))
+        self._start, self._at = position, 0
 
     def _take(self, length: int) -> bytes:
         self._need(length)
@@ -241,15 +215,26 @@ class _Header:
         value: int = _U64.unpack(self._take(8))[0]
         return value
 
-    def _entries(self, least: int) -> int:
+    def _count(self, least: int) -> int:
+        """Read a count of entries of at least ``least`` bytes each, which must fit what is left."""
         count = self._u64()
         left = self._size - self._position
         if count * least > left:
             self._fail(f"{count} entries need at least {count * least} bytes, but only {left} are left in the file")
+        if self._position + count * least > MAX_HEADER:
+            self._fail(f"{count} entries let the header grow past {MAX_HEADER >> 20} MiB")
         return count
 
-    def count(self, field: str, least: int) -> int:
-        """Read a count of entries that take at least ``least`` bytes each."""
+    def _entries(self, least: int) -> int:
+        """Read a count of entries that become Python objects."""
+        count = self._count(least)
+        if count > self._entries_left:
+            self._fail(f"{count} entries are too many: a header may have {MAX_ENTRIES} in all")
+        self._entries_left -= count
+        return count
+
+    def entries(self, field: str, least: int) -> int:
+        """Read one of the two counts of the header."""
         self._field = field
         return self._entries(least)
 
@@ -257,7 +242,9 @@ class _Header:
         """Read magic and version."""
         if self._size < len(MAGIC) or (magic := self._take(len(MAGIC))) != MAGIC:
             found = f"starts with {magic!r}" if self._size >= len(MAGIC) else f"has {self._size} bytes"
-            self._fail(f"not a GGUF file: it {found}", hint=NOT_GGUF)
+            self._fail(
+                f"not a GGUF file: it {found}", hint="give a .gguf file, or a folder with config.json and safetensors"
+            )
         version = self._u32("version")
         if version and not version & 0xFFFF:
             self._fail("the file is big-endian", hint="convert it: gguf-convert-endian FILE little (pip install gguf)")
@@ -297,7 +284,7 @@ class _Header:
             self._fail(f"arrays are nested deeper than {MAX_NESTING}")
         element = self._u32(self._field)
         if element in _NUMBERS:
-            return self._numbers(element, self._entries(_NUMBERS[element].itemsize))
+            return self._numbers(element, self._count(_NUMBERS[element].itemsize))
         if element == _STRING:
             return [self._string() for _ in range(self._entries(_LEAST_STRING))]
         if element != _ARRAY:

@@ -1,5 +1,6 @@
 """A GGUF file as a checkpoint in Hugging Face terms: dequantized rows, names, config.json, tokenizer files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,17 +40,20 @@ class GgufCheckpoint:
         except BaseException:
             self.close()
             raise
-        self.tensors = MappingProxyType(
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
             {name: TensorInfo(name, dtype, source.tensor.shape) for name, source in self._sources.items()}
         )
 
     def read(self, name: str, start: int, stop: int, buffer: memoryview) -> memoryview:
         """Fill ``buffer`` with rows ``start..stop`` of tensor ``name``; return the part filled.
 
-        Raises CheckpointError where the file ends early, cannot be read, or holds values that F16 cannot.
+        Raises CheckpointError where the file ends early, cannot be read, or holds values that F16 cannot; ValueError,
+        a mistake of the caller, for rows that the tensor does not have and a buffer that is too small.
         """
         info, source = self.tensors[name], self._sources[name]
         filled = buffer.cast("B")[: (stop - start) * info.row_bytes]
+        if not 0 <= start <= stop <= info.rows or len(filled) != (stop - start) * info.row_bytes:
+            raise ValueError(f"rows {start} to {stop} of {name}, which has {info.rows}, into {len(buffer)} elements")
         if source.tensor.encoding.name == info.dtype and not source.head:
             self._file.read_rows(source.tensor, start, filled)
             return filled

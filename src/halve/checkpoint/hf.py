@@ -20,7 +20,8 @@ INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PICKLE_HINT = (
     'convert it to safetensors once, where you trust it: python -c "import torch, safetensors.torch as s; s.save_file('
-    "{k: v.clone() for k, v in torch.load('pytorch_model.bin', weights_only=True).items()}, 'model.safetensors')\""
+    "{k: v.contiguous().clone() for k, v in torch.load('pytorch_model.bin', weights_only=True).items()},"
+    " 'model.safetensors', {'format': 'pt'})\""
 )
 AUXILIARY = frozenset(
     {

@@ -75,9 +75,8 @@ def header_of(file: FileReader) -> Header:
                 f"{file.path}: its first 8 bytes promise a header of {length} bytes, more than the {limit} {whose}",
                 hint=DAMAGED,
             )
-    raw = file.read(_LENGTH.size, length)
     data_start = _LENGTH.size + length
-    cursor = _Json(file.path, raw)
+    cursor = _Json(file.path, file.read(_LENGTH.size, length))
 
     def value(name: str) -> Any:
         return cursor.metadata() if name == METADATA else _located(file.path, name, cursor.entry(name))
@@ -113,9 +112,8 @@ class _Json:
     def _take(self, allowed: str) -> str:
         found = self._next()
         if not found or found not in allowed:
-            self._fail(
-                f"{found!r} at character {self._at}, where one of {allowed} must be" if found else "it ends early"
-            )
+            wanted = " or ".join(map(repr, allowed))
+            self._fail(f"{found!r} at character {self._at}, not {wanted}" if found else f"ends where {wanted} must be")
         self._at += 1
         return found
 

@@ -33,7 +33,7 @@ def command(
 
     \b
     halve cast 0.1 --to fp8_e4m3
-    halve cast -- -1e9 nan --to fp16 --no-saturate
+    halve cast -1e9 nan --to fp16 --no-saturate
     seq 0 0.25 8 | halve cast - --to fp4_e2m1 --json
     """
     from halve.cli.render import show, show_table

@@ -78,7 +78,7 @@ class Shell(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.group("halve", cls=Shell, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(halve.__version__, message="halve %(version)s")
 @click.option("--log", type=click.Path(dir_okay=False, writable=True), help="Append what the library logs to a file.")
 @click.pass_context

@@ -25,7 +25,7 @@ def linear(fmt: Format, width: int) -> list[str]:
 def logarithmic(fmt: Format, width: int) -> list[str]:
     """Marks, axis and labels of the positive numbers, a factor of two always as wide."""
     low, high = log2(_smallest_positive(fmt)), log2(fmt.max)
-    step = (high - low) / (width - 1)
+    step = (high - low) / (width - 1) or 1.0  # a format may have one positive number (int2)
     marks = _marks(fmt, [2 ** min(low + (column - 0.5) * step, 1023.0) for column in range(width + 1)])
     subnormal = round((log2(fmt.smallest_normal) - low) / step) if isinstance(fmt, Float) else 0
     powers = _powers(low, high, lambda power: round((power - low) / step), width)

@@ -153,11 +153,12 @@ def progress(action: str) -> Iterator["ProgressCallback | None"]:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
-    parts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bar(*parts, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(action, total=None)
+    figures = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    tensor = TextColumn("{task.fields[tensor]}", markup=False)  # last, so that long names do not push the bar about
+    with Bar(TextColumn("{task.description}"), *figures, tensor, console=console, transient=True) as bar:
+        task = bar.add_task(action, total=None, tensor="")
 
         def update(state: "Progress") -> None:
-            bar.update(task, completed=state.done, total=state.total, description=f"{action} {state.tensor}")
+            bar.update(task, completed=state.done, total=state.total, tensor=state.tensor)
 
         yield update

@@ -5,7 +5,7 @@ broken build. ``HALVE_ISA=scalar|avx2|avx512`` chooses an instruction set.
 """
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +24,9 @@ try:
     from halve import _native as native
 except ImportError:
     native = None  # type: ignore[assignment]
+
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @cache
@@ -93,7 +96,7 @@ def encode(
     x = np.asarray(values)
     if active is None or fmt.bits > 8 or x.dtype != np.float32 or rounding != "nearest_even" or not saturate:
         return reference.encode(fmt, values, rounding=rounding, saturate=saturate, rng=rng)
-    x = np.ascontiguousarray(x).reshape(x.shape)
+    x = plain(x)
     codes = np.empty(x.shape, np.uint8)
     if active.encode(codec(fmt), x, codes) is not None:
         raise reference.nan_error(fmt, np.isnan(x))
@@ -107,7 +110,7 @@ def decode(fmt: Format, codes: ArrayLike) -> NDArray[np.float32]:
     if active is None or fmt.bits > 8 or c.dtype != np.uint8:
         return reference.decode(fmt, codes)
     values = np.empty(c.shape, np.float32)
-    if not active.decode(codec(fmt), np.ascontiguousarray(c).reshape(c.shape), values):
+    if not active.decode(codec(fmt), plain(c), values):
         return reference.decode(fmt, c)  # which names the code that does not fit
     return values
 
@@ -118,7 +121,7 @@ def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     if active is None or bits not in (4, 6) or codes.dtype != np.uint8:
         return packing.pack(codes, bits)
     packed = np.empty((*codes.shape[:-1], packing.packed_bytes(codes.shape[-1], bits)), np.uint8)
-    active.pack(bits, np.ascontiguousarray(codes), packed)
+    active.pack(bits, plain(codes), packed)
     return packed
 
 
@@ -129,7 +132,7 @@ def unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     if active is None or bits not in (4, 6) or packed.dtype != np.uint8 or rest:
         return packing.unpack(packed, bits)
     codes = np.empty((*packed.shape[:-1], width), np.uint8)
-    active.unpack(bits, np.ascontiguousarray(packed), codes)
+    active.unpack(bits, plain(packed), codes)
     return codes
 
 
@@ -144,9 +147,12 @@ def absmax(x: NDArray[np.floating]) -> float:
 
 
 def weight_bits(x: NDArray[np.floating]) -> NDArray[np.float32 | np.float16 | np.uint16]:
-    """``x`` as native kernels take it: contiguous, and bfloat16 as its bits. Another dtype becomes float32."""
+    """``x`` as native kernels take it: :func:`plain`, and bfloat16 as its bits. Another dtype becomes float32."""
     if x.dtype == ml_dtypes.bfloat16:
-        return np.ascontiguousarray(x).view(np.uint16)
-    if x.dtype in (np.float32, np.float16):
-        return np.ascontiguousarray(x)
-    return np.ascontiguousarray(x, np.float32)
+        return plain(x).view(np.uint16)
+    return plain(x if x.dtype in (np.float32, np.float16) else x.astype(np.float32))
+
+
+def plain(x: NDArray[Scalar]) -> NDArray[Scalar]:
+    """``x`` as native kernels take it: row after row and aligned (a view into a file may be neither)."""
+    return np.require(x, requirements=["C", "A"])

@@ -121,7 +121,7 @@ class Int:
     name: str
     bits: int
     signed: bool = True
-    spec: str = "two's complement"
+    spec: str = ""
 
     @property
     def storage_bits(self) -> int:
@@ -209,9 +209,12 @@ _ROWS: tuple[Format, ...] = (
         spec="NVIDIA PTX ISA, .ue4m3",
     ),
     *(
-        Int(name=f"{'' if signed else 'u'}int{bits}", bits=bits, signed=signed, spec="two's complement")
+        row
         for bits in (16, 8, 6, 4, 3, 2)
-        for signed in (True, False)
+        for row in (
+            Int(name=f"int{bits}", bits=bits, spec="two's complement"),
+            Int(name=f"uint{bits}", bits=bits, signed=False, spec="binary"),
+        )
     ),
     Codebook(
         name="nf4",

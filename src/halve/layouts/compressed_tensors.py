@@ -134,7 +134,9 @@ class CompressedTensors(Layout):
             "output_activations": None,
             "format": codes.format,
         }
-        return {
+        # FP4 and MX are decompressed to BF16 whatever the model's dtype, and a model of another dtype then fails.
+        dtype = {} if scheme.weight.scale in FLOATS.values() else {"torch_dtype": "bfloat16", "dtype": "bfloat16"}
+        return dtype | {
             "quantization_config": {
                 "quant_method": METHOD,
                 "version": VERSION,

@@ -41,7 +41,7 @@ def model_bytes(geometry: Geometry, scheme: Scheme, *, embeddings: bool = False)
     kinds = {"linear", "embedding", "head"} if embeddings else {"linear"}
     parameters = geometry.parameters
     selected = [p for p in parameters if scheme.dense or p.kind in kinds]
-    block = _block(scheme, [p for p in selected if p.kind in kinds])
+    block = scheme.fitted([p.shape[1] for p in selected if p.kind in kinds]).weight
     kept = formats.get(KEPT).storage_bits // 8 * (sum(p.count for p in parameters) - sum(p.count for p in selected))
     return kept + sum(block_bytes(block, *_matrix(p)) for p in selected)
 
@@ -141,13 +141,6 @@ def _sizes(geometry: Geometry, scheme: Scheme) -> tuple[int, int] | None:
         return model_bytes(geometry, scheme), model_bytes(geometry, scheme, embeddings=True)
     except FormatError:
         return None
-
-
-def _block(scheme: Scheme, matrices: list[Parameter]) -> Block:
-    for size in scheme.block_sizes:
-        if all(matrix.shape[1] % size == 0 for matrix in matrices):
-            return scheme.with_block_size(size).weight
-    return scheme.weight
 
 
 def _matrix(parameter: Parameter) -> tuple[int, int]:

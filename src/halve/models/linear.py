@@ -2,6 +2,8 @@
 
 import re
 
+OUTPUT_HEAD = "lm_head"  # module name in every Hugging Face causal language model
+
 KEPT = (  # what engines keep in 16 bits, and why, tried in this order
     (re.compile(r"(^|.*\.)(vision_tower|vision_model|visual|multi_modal_projector|audio_tower)\."), "vision or audio"),
     (re.compile(r"(^|.*\.)(lm_head|embed_out|score|classifier)\.weight$"), "output head"),

@@ -156,7 +156,7 @@ def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
             hint="`halve inspect` lists the tensors; name some with --include, or drop --ignore",
         )
     if not scheme.dense:
-        scheme = layout.bind(_with_block_size(scheme, weights), _common_dtype(weights))
+        scheme = layout.bind(scheme.fitted([w.columns for w in weights]), _common_dtype(weights))
     tensors = tuple(
         _kept(info, selected[name])
         if selected[name]
@@ -211,13 +211,6 @@ def _check_patterns(recipe: Recipe, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.path}: {pattern!r} names no tensor",
                 hint="`halve inspect` lists the tensors; a regular expression starts with re:",
             )
-
-
-def _with_block_size(scheme: Scheme, weights: list[TensorInfo]) -> Scheme:
-    for size in scheme.block_sizes:
-        if all(w.columns % size == 0 for w in weights):
-            return scheme.with_block_size(size)
-    return scheme
 
 
 def _common_dtype(weights: list[TensorInfo]) -> str:

@@ -26,7 +26,7 @@ from halve.checkpoint.safetensors import ShardWriter
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import FormatError, HalveError, OutputError, UnsupportedError
 from halve.layouts.base import as_bytes, module
-from halve.models.linear import why_kept
+from halve.models.linear import OUTPUT_HEAD, why_kept
 from halve.pipeline import manifest
 from halve.pipeline.plan import METADATA, SHARD_BYTES, Plan, TensorPlan, default_layout, plan
 from halve.pipeline.progress import Meter, ProgressCallback
@@ -321,15 +321,7 @@ class _Writer:
         """Index, config, tokenizer files and manifest; warnings about what is missing."""
         files, warnings = self._auxiliary()
         config = {k: v for k, v in self.checkpoint.config.items() if k != "quantization_config"}
-        config |= self.layout.config(
-            self.job.scheme,
-            [module(t.source.name) for t in self.job.quantized],
-            [
-                module(t.source.name)
-                for t in self.job.tensors
-                if t.action == "keep" and why_kept(t.source.name, len(t.source.shape)) in ("", "output head", "router")
-            ],
-        )
+        config |= self.layout.config(self.job.scheme, [module(t.source.name) for t in self.job.quantized], self._kept())
         files["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
         located = {entry.name: shard.path.name for shard in self.shards for entry in shard.entries}
         if len(self.shards) > 1:
@@ -353,6 +345,16 @@ class _Writer:
             },
         ).write(self.out)
         return warnings
+
+    def _kept(self) -> list[str]:
+        """Linear modules that engines must not expect to be quantized.
+
+        The output head of a model with tied embeddings has no tensor of its own and is a linear module all the same.
+        """
+        reasons = ("", "output head", "router")
+        kept = [t.source for t in self.job.tensors if t.action == "keep"]
+        names = [module(info.name) for info in kept if why_kept(info.name, len(info.shape)) in reasons]
+        return names if f"{OUTPUT_HEAD}.weight" in self.checkpoint.tensors else [*names, OUTPUT_HEAD]
 
     def _auxiliary(self) -> tuple[dict[str, bytes], tuple[str, ...]]:
         try:

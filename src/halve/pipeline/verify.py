@@ -110,9 +110,7 @@ class VerifyResult:
         }
 
     def _repr_html_(self) -> str:
-        verdict = (
-            "whole and in range" if self.ok else "<br>".join(escape(f"{p.where}: {p.what}") for p in self.problems)
-        )
+        found = "<br>".join(escape(f"{p.where}: {p.what}") for p in self.problems) or "whole and in range"
         head = f"{escape(str(self.path))}: {self.scheme}, {self.bytes / 1e6:.1f} MB, {escape(self.summary)}"
         return f"<p><b>{head}</b><br>{found}</p>"
 

@@ -58,13 +58,13 @@ def dequantize(q: QTensor) -> NDArray[np.float32]:
     assert kernels is not None  # noqa: S101 - the caller asked `quantizes`
     values = np.empty(q.shape, np.float32)
     whole = not values.size or kernels.dequantize(
-        np.ascontiguousarray(q.codes, np.uint8),
+        dispatch.plain(q.codes),
         element=dispatch.codec(q.block.element_format),
         tile=q.block.tile(*q.shape),
-        scales=np.ascontiguousarray(q.scales),
+        scales=dispatch.plain(q.scales),
         tensor_scale=q.tensor_scale,
-        zeros=None if q.zeros is None else np.ascontiguousarray(q.zeros),
-        mins=None if q.mins is None else np.ascontiguousarray(q.mins),
+        zeros=None if q.zeros is None else dispatch.plain(q.zeros),
+        mins=None if q.mins is None else dispatch.plain(q.mins),
         values=values,
     )
     if not whole:

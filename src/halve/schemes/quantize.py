@@ -5,7 +5,7 @@ state the arithmetic, in float32 and in this order, and native code equals them 
 
     want  = amax / element.max (/ tensor_scale)     by the scale rule below
     scale = want rounded to the stored scale format, never to zero; 1 for a block of zeros
-    step  = scale * tensor_scale
+    step  = scale / (1 / tensor_scale)              as compressed-tensors divides
     code  = nearest-even code of (weight / step), saturating (+ the zero point)
 """
 
@@ -171,7 +171,7 @@ def _spread(block: Block, per_block: NDArray[np.generic], shape: tuple[int, ...]
 
 
 def _step(scales: NDArray[np.float32], tensor_scale: float | None) -> NDArray[np.float32]:
-    return scales if tensor_scale is None else scales * np.float32(tensor_scale)
+    return scales if tensor_scale is None else scales / (np.float32(1) / np.float32(tensor_scale))
 
 
 def _scales(block: Block, tiles: NDArray[np.float32], rule: ScaleRule, tensor_scale: np.float32) -> NDArray[np.float32]:
@@ -218,7 +218,7 @@ def dequantize(q: QTensor) -> NDArray[np.float32]:
 
 
 def dequantize_reference(q: QTensor) -> NDArray[np.float32]:
-    """What :func:`dequantize` computes, in plain numpy: ``(value - zero) * (scale * tensor_scale) + min``."""
+    """What :func:`dequantize` computes, in plain numpy: ``(value - zero) * step + min``."""
     values = reference.decode(q.block.element_format, q.codes)
     if q.block.scale is None:
         return values

@@ -4,6 +4,7 @@ Names are the field's (vLLM's, llama.cpp's block types). To add a scheme, add on
 no numpy, so that ``halve --help`` and shell completion stay instant.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -107,9 +108,12 @@ class Scheme:
         """Whether the checkpoint carries activation scales that only data can give."""
         return self.activation_static
 
-    def with_block_size(self, size: int) -> "Scheme":
-        """Return this scheme with another weight block size."""
-        return replace(self, weight=replace(self.weight, block_size=size))
+    def fitted(self, columns: Collection[int]) -> "Scheme":
+        """This scheme with the first of its ``block_sizes`` that divides all ``columns``; unchanged where none does."""
+        for size in self.block_sizes:
+            if all(n % size == 0 for n in columns):
+                return replace(self, weight=replace(self.weight, block_size=size))
+        return self
 
 
 def _mx(element: str) -> Block:

@@ -1,6 +1,6 @@
 """How fast the native codecs encode and decode, beside ml_dtypes' casts in the same process.
 
-    python benchmarks/codecs.py [--quick] [--json]
+python benchmarks/encode.py [--quick] [--json]
 """
 
 import argparse
@@ -12,10 +12,10 @@ os.environ.setdefault("HALVE_REQUIRE_NATIVE", "1")
 
 import ml_dtypes
 import numpy as np
-from measure import Figure
 
 from halve import formats
 from halve.codecs import dispatch
+from measure import Figure
 
 PEERS = {
     "fp4_e2m1": ml_dtypes.float4_e2m1fn,
