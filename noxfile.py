@@ -8,7 +8,7 @@ NATIVE = {"HALVE_REQUIRE_NATIVE": "1"}
 
 @nox.session
 def clients(session: nox.Session) -> None:
-    """Other people's programs load what halve writes (transformers + compressed-tensors, in an environment of theirs)."""
+    """Other people's programs, each in an environment of its own, load what halve writes."""
     session.install(".[demo,test]", env=NATIVE)
     session.run("python", "benchmarks/peers.py", "transformers", "--prepare")
     session.run("pytest", "-q", "tests/clients", env=NATIVE)

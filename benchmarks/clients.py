@@ -19,10 +19,10 @@ import numpy as np
 
 import halve
 import peers
+from halve import layouts
 from halve.checkpoint.base import read_array
 from halve.checkpoint.hf import HfCheckpoint
 from halve.pipeline import smollm2
-from halve.pipeline.verify import detect
 from halve.schemes.quantize import dequantize
 from measure import Figure
 
@@ -32,7 +32,7 @@ SCHEMES = ("nvfp4a16", "mxfp4a16", "fp8_dynamic", "w8a8", "w4a16")
 
 def differing_weights(checkpoint: HfCheckpoint, dense: HfCheckpoint) -> list[str]:
     """Names of quantized weights that ``dense`` holds with other bits, or not at all."""
-    layout = detect(checkpoint.config)
+    layout = layouts.detect(checkpoint.config)
     wrong = []
     for name, stored in layout.open(checkpoint).items():
         ours = dequantize(layout.read(checkpoint, stored, 0, stored.shape[0])).astype(ml_dtypes.bfloat16)

@@ -4,11 +4,11 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from tiny import llama
 
 from halve.cli.main import cli
 from halve.errors import CheckpointError
 from halve.pipeline import demo, smollm2
+from tiny import llama
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tiny import llama
 
 from halve.cli.main import cli
+from tiny import llama
 
 
 def halve(*arguments):

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from halve.codecs import reference as codecs
 from halve.errors import FormatError
 from halve.schemes import Block, native
 from halve.schemes import quantize as q
@@ -62,6 +63,20 @@ def test_one_number_a_block_and_one_outlier(kernels, block, rule):
     w[0, ::width] = np.where(rng.random(40) < 0.5, -magnitudes, magnitudes)
     ours = q.quantize(block, w, rule=rule)
     assert_same_tensor(ours, q.quantize_reference(block, w, rule=rule, tensor_scale=ours.tensor_scale))
+
+
+def test_scales_are_divided_in_the_reference_order(kernels):
+    """Block maxima around every middle between two scales, where amax / M / ts and amax / (M * ts) part."""
+    block, ts = Block(element="fp4_e2m1", scale="ue4m3", block_size=16, tensor_scale=True), np.float32(0.37)
+    scales = codecs.value_table(block.scale_format)[:-1]
+    middles = (scales[:-1] + scales[1:]) / 2 * np.float32(6) * ts
+    amax = np.concatenate([(middles.view(np.int32) + ulps).view(np.float32) for ulps in range(-3, 4)])
+    w = np.zeros((1, amax.size * 16), np.float32)
+    w[0, 5::16] = amax
+    ours = q.quantize(block, w, tensor_scale=float(ts))
+    assert_same_tensor(ours, q.quantize_reference(block, w, rule="max", tensor_scale=float(ts)))
+    otherwise = codecs.encode(block.scale_format, amax / (np.float32(6) * ts))
+    assert (codecs.decode(block.scale_format, otherwise) != ours.scales[0]).any()
 
 
 @each_block

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halve import formats
@@ -74,6 +74,7 @@ def numbers(name):
 def test_a_number_becomes_the_value_that_rational_arithmetic_chooses(name, rule):
     fmt = formats.get(name)
 
+    @settings(derandomize=True, deadline=None, max_examples=100)
     @given(numbers(name))
     def judge(x):
         code = reference.encode(fmt, x, rounding=rule.__name__)
@@ -86,6 +87,7 @@ def test_a_number_becomes_the_value_that_rational_arithmetic_chooses(name, rule)
 def test_rounding_is_monotonic_and_odd(name):
     fmt = formats.get(name)
 
+    @settings(derandomize=True, deadline=None, max_examples=50)
     @given(st.lists(numbers(name), min_size=2, max_size=20))
     def judge(xs):
         x = np.sort(xs)

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tiny import llama
+
+REPOSITORY = "org/tiny-llama"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 API = re.compile(r"/api/models/(?P<repository>[^/]+/[^/]+)(?:/(?P<what>revision|tree)/(?P<revision>[^?]+))?(?:\?.*)?")
 FILE = re.compile(r"/(?P<repository>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
@@ -27,102 +30,95 @@ class Hub:
 
     def downloads(self):
         """Names of the files whose content was asked for."""
-        return sorted(
-            match["name"] for method, path, _ in self.log if method == "GET" and (match := FILE.fullmatch(path))
-        )
+        gets = (FILE.fullmatch(path) for method, path, _ in self.log if method == "GET")
+        return sorted(match["name"] for match in gets if match)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one client; ``server.hub`` says what."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        self.answer()
+
+    def answer(self):
+        hub = self.server.hub
+        hub.log.append((self.command, self.path, self.headers.get("Range", "")))
+        match = API.fullmatch(self.path) or FILE.fullmatch(self.path)
+        if match is None:
+            self.refuse(404)
+        elif hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self.refuse(401)
+        elif match["repository"] not in hub.repositories:
+            self.refuse(404, "RepoNotFound")
+        elif match["revision"] not in (None, *hub.revisions):
+            self.refuse(404, "RevisionNotFound")
+        elif match.re is API:
+            self.api(match["repository"], match["what"])
+        elif hub.gated:
+            self.refuse(403, "GatedRepo")
+        elif match["name"] not in hub.repositories[match["repository"]]:
+            self.refuse(404, "EntryNotFound")
+        else:
+            self.file(match["name"], hub.repositories[match["repository"]][match["name"]])
+
+    def api(self, repository, what):
+        files = self.server.hub.repositories[repository]
+        reply = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+        if what == "tree":
+            hashes = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
+            reply = [{"type": "file", "path": n, "size": len(c), "oid": hashes[n]} for n, c in files.items()]
+        self.send(200, json.dumps(reply).encode(), {"Content-Type": "application/json"})
+
+    def file(self, name, content):
+        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        status, first = 200, 0
+        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            status, first = 206, int(match[1])
+            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        cut = self.server.hub.break_after.pop(name, None) if self.command == "GET" else None
+        self.send(status, content[first:], headers, cut)
+
+    def refuse(self, status, code=""):
+        self.send(status, b"", {"X-Error-Code": code} if code else {})
+
+    def send(self, status, content, headers, cut=None):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content[:cut])
+            self.close_connection = cut is not None
 
 
 @contextmanager
 def fake_hub(**behaviour):
-    hub = Hub(**behaviour)
+    """A hub that is served while the context lasts."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.hub = Hub(**behaviour, url=f"http://127.0.0.1:{server.server_port}")
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.hub
+        finally:
+            server.shutdown()
+            thread.join()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
 
-        def log_message(self, *_):
-            pass
-
-        def do_HEAD(self):
-            self.answer(body=False)
-
-        def do_GET(self):
-            self.answer(body=True)
-
-        def answer(self, *, body):
-            hub.log.append((self.command, self.path, self.headers.get("Range", "")))
-            if match := API.fullmatch(self.path):
-                self.api(**match.groupdict())
-            elif match := FILE.fullmatch(self.path):
-                self.file(**match.groupdict(), body=body)
-            else:
-                self.fail(404, "EntryNotFound")
-
-        def allowed(self, repository, revision):
-            if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
-                return self.fail(401, "")
-            if repository not in hub.repositories:
-                return self.fail(404, "RepoNotFound")
-            if revision not in (None, *hub.revisions):
-                return self.fail(404, "RevisionNotFound")
-            return True
-
-        def api(self, repository, what, revision):
-            if not self.allowed(repository, revision):
-                return
-            files = hub.repositories[repository]
-            if what == "tree":
-                reply = [
-                    {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
-                    for n, c in files.items()
-                ]
-            else:
-                reply = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
-            self.send(200, json.dumps(reply).encode(), {"Content-Type": "application/json"})
-
-        def file(self, repository, revision, name, *, body):
-            if not self.allowed(repository, revision):
-                return
-            if hub.gated:
-                self.fail(403, "GatedRepo")
-                return
-            content = hub.repositories[repository].get(name)
-            if content is None:
-                self.fail(404, "EntryNotFound")
-                return
-            headers = {
-                "ETag": f'"{hashlib.sha1(content).hexdigest()}"',
-                "X-Repo-Commit": COMMIT,
-                "Accept-Ranges": "bytes",
-            }
-            status, first = 200, 0
-            if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-                status, first = 206, int(match[1])
-                headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
-            cut = hub.break_after.pop(name, None) if body else None
-            self.send(status, content[first:] if body else b"", headers, length=len(content) - first, cut=cut)
-
-        def fail(self, status, code):
-            self.send(status, b"", {"X-Error-Code": code, "X-Error-Message": code} if code else {})
-            return False
-
-        def send(self, status, content, headers, length=None, cut=None):
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content) if length is None else length))
-            self.end_headers()
-            self.wfile.write(content[:cut])
-            if cut is not None:
-                self.close_connection = True
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def store(cache, revision="main", commit=COMMIT):
+    """Put a repository into the cache folder ``cache``, as the library does; its snapshot."""
+    folder = cache / "models--org--tiny-llama"
+    llama.write(folder / "snapshots" / commit)
+    (folder / "refs" / revision).parent.mkdir(parents=True)
+    (folder / "refs" / revision).write_text(commit)
+    return folder / "snapshots" / commit

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from halve import formats
-from halve.codecs import dispatch, packing, reference
+from halve.codecs import dispatch, reference
 from halve.codecs.rounding import ROUNDINGS
 from halve.errors import FormatError
 from halve.formats import FORMATS, Float, Int
@@ -289,22 +289,3 @@ def test_equal_numbers_of_any_dtype_get_equal_codes(dtype, codec):
     for fmt in FORMATS.values():
         if fmt.min < 0:
             np.testing.assert_array_equal(codec.encode(fmt, x.astype(dtype)), reference.encode(fmt, x))
-
-
-@pytest.mark.parametrize("codec", [packing, dispatch])
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_codes_are_packed_end_to_end_from_the_least_significant_bit(bits, codec):
-    codes = np.random.default_rng(bits).integers(0, 1 << bits, (3, 5, 64), dtype=np.uint8)
-    packed = codec.pack(codes, bits)
-    assert packed.shape == (3, 5, packing.packed_bytes(64, bits))
-    for row, line in zip(codes.reshape(15, 64), packed.reshape(15, -1), strict=True):
-        number = sum(int(code) << (bits * i) for i, code in enumerate(row))
-        assert line.tobytes() == number.to_bytes(len(line), "little")
-    np.testing.assert_array_equal(codec.unpack(packed, bits), codes)
-
-
-def test_rows_must_end_on_a_byte():
-    with pytest.raises(FormatError, match="3 codes of 4 bits do not end on a byte boundary"):
-        packing.pack(np.zeros((2, 3), np.uint8), 4)
-    with pytest.raises(FormatError, match="4 bytes do not hold a whole number of 6-bit codes"):
-        packing.unpack(np.zeros((2, 4), np.uint8), 6)

@@ -14,7 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, quants
 
 from halve.checkpoint.base import DTYPES, read_array
 from halve.checkpoint.gguf import ENCODINGS, GgufFile
-from halve.checkpoint.gguf_checkpoint import QUANTIZED, GgufCheckpoint
+from halve.checkpoint.gguf_checkpoint import PLAIN, QUANTIZED, GgufCheckpoint
 from halve.checkpoint.gguf_llama import ARCHITECTURES, source_rows
 from halve.errors import CheckpointError, UnsupportedError
 from tiny.gguf_models import TinyModel, interleave
@@ -44,12 +44,11 @@ def hugging_face_rows(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def test_encodings_equal_ggmls_table():
-    ours = {row.id: (row.name, row.block_size, row.block_bytes) for row in ENCODINGS.values()}
     theirs = {kind.value: (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
-    assert {kind: ours[kind] for kind in theirs if kind in ours} == {
-        kind: row for kind, row in theirs.items() if kind in ours
-    }
-    assert theirs.keys() >= ours.keys()
+    ours = {row.id: (row.name, row.block_size, row.block_bytes) for row in ENCODINGS.values()}
+    known = ours.keys() & theirs.keys()  # a version of the package may know fewer or more
+    assert len(known) >= 30
+    assert {kind: ours[kind] for kind in known} == {kind: theirs[kind] for kind in known}
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -223,18 +222,18 @@ def test_only_the_rows_asked_for_are_dequantized_and_few_others_read(path, monke
     dequantized, read = [], []
     dequantize, preadv = quants.dequantize, os.preadv
     monkeypatch.setattr(
-        quants, "dequantize", lambda data, kind: (dequantized.append(len(data)), dequantize(data, kind))[1]
+        quants, "dequantize", lambda data, kind: (dequantized.append(data.nbytes), dequantize(data, kind))[1]
     )
     monkeypatch.setattr(
         os, "preadv", lambda fd, buffers, offset: (read.append(len(buffers[0])), preadv(fd, buffers, offset))[1]
     )
     row = 256 // 32 * 18
     read_array(checkpoint, "model.layers.0.self_attn.v_proj.weight", 5, 12)
-    assert (dequantized, read) == ([7], [7 * row])
+    assert (dequantized, read) == ([7 * row], [7 * row])
     dequantized.clear()
     read.clear()
     read_array(checkpoint, "model.layers.0.self_attn.q_proj.weight", 70, 75)  # in the second head of 64
-    assert dequantized == [5]
+    assert dequantized == [5 * row]
     assert sum(read) <= 64 * row
     checkpoint.close()
 
@@ -576,9 +575,10 @@ def test_an_unknown_architecture_names_the_known_ones(path):
     assert all(name in error.value.hint for name in ARCHITECTURES)
 
 
-@pytest.mark.parametrize(
-    "encoding", sorted({row.name for row in ENCODINGS.values()} - {*QUANTIZED, "F32", "F16", "BF16"})
-)
+OTHERS = {row.name for row in ENCODINGS.values()} & GGMLQuantizationType.__members__.keys() - {*QUANTIZED, *PLAIN}
+
+
+@pytest.mark.parametrize("encoding", sorted(OTHERS))
 def test_every_other_tensor_type_is_refused_by_name(path, encoding):
     size, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[encoding]]
     data = np.zeros((300, 256 // size * nbytes), np.uint8)

@@ -112,7 +112,7 @@ def test_columns_that_no_block_divides_name_the_tensor_and_the_way_out():
 
 
 def test_schemes_that_need_calibration_name_those_that_do_not():
-    with pytest.raises(UnsupportedError, match="needs --calibrate.*nvfp4a16"):
+    with pytest.raises(UnsupportedError, match=r"needs --calibrate.*nvfp4a16"):
         make("nvfp4")
 
 
@@ -139,6 +139,12 @@ def test_keeping_one_of_a_fused_group_keeps_the_group():
     job = make("nvfp4a16").keep({"model.layers.0.self_attn.k_proj.weight"})
     kept = {t.source.name.split(".")[-2] for t in job.tensors if "not finite" in t.why}
     assert kept == {"q_proj", "k_proj", "v_proj"}
+
+
+def test_two_tensors_that_would_have_one_name_are_refused():
+    clash = Shapes(**{"model.layers.0.mlp.up_proj.weight_scale": (INTER, 1)})
+    with pytest.raises(UnsupportedError, match=r"would both be stored as .*up_proj\.weight_scale"):
+        make("fp8_dynamic", clash)
 
 
 def test_shards_split_between_tensors():

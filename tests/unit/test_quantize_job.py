@@ -1,12 +1,14 @@
-"""The main job end to end on a tiny checkpoint: what comes out, that it never varies, and that nothing is left behind."""
+"""The main job end to end on a tiny checkpoint: what comes out, that it never varies, that nothing is left behind."""
 
+import errno
 import hashlib
+import itertools
 import json
+import os
 
 import ml_dtypes
 import numpy as np
 import pytest
-from tiny import llama
 
 import halve
 from halve import layouts
@@ -15,6 +17,7 @@ from halve.pipeline import workers
 from halve.pipeline.plan import default_layout
 from halve.schemes import SCHEMES, get
 from halve.schemes.quantize import dequantize, quantize
+from tiny import llama
 
 WRITABLE = [
     s.name for s in SCHEMES.values() if not s.needs_calibration and s.name not in ("int4_g32", "int8_g32", "nf4")
@@ -150,9 +153,26 @@ def test_an_empty_folder_is_taken_and_left_empty_after_an_error(tmp_path):
 
 def test_a_full_disk_is_noticed_before_anything_is_read(source, tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(OutputError, match="are needed"):
         halve.quantize(source, tmp_path / "out", "nvfp4a16")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("after", [0, 5, 20])
+def test_a_disk_that_fills_up_on_the_way_leaves_nothing(source, tmp_path, monkeypatch, after):
+    written = itertools.count()
+    pwrite = os.pwrite
+
+    def full(fd, data, offset):
+        if next(written) >= after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OutputError, match="No space left") as raised:
+        halve.quantize(source, tmp_path / "out", "nvfp4a16")
+    assert "free some space" in raised.value.hint
     assert not (tmp_path / "out").exists()
 
 
@@ -176,6 +196,12 @@ def test_an_already_quantized_source_is_refused(source, tmp_path):
     halve.quantize(source, tmp_path / "out", "w8a8")
     with pytest.raises(UnsupportedError, match="already quantized"):
         halve.quantize(tmp_path / "out", tmp_path / "again", "nvfp4a16")
+
+
+def test_a_modelopt_source_is_refused_too(source, tmp_path):
+    (source / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
+    with pytest.raises(UnsupportedError, match="NVFP4"):
+        halve.quantize(source, tmp_path / "out", "nvfp4a16")
 
 
 def test_wrong_names_and_rules(source, tmp_path):

@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny import llama
 
 import halve
 from halve.checkpoint.safetensors import read_header
 from halve.errors import CheckpointError
+from tiny import llama
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from halve.errors import UnsupportedError
 
 # safetensors' dtype names -> numpy dtype of one stored element (sub-byte types are not in any model we read)
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -73,6 +72,11 @@ class Checkpoint(Protocol):
     config: dict[str, Any]
 
     @property
+    def quantization(self) -> dict[str, Any] | None:
+        """How the weights say they are quantized; None where they are plain numbers, or are read as such."""
+        ...
+
+    @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Its tensors by name, in the order in which their data lies."""
         ...
@@ -104,11 +108,3 @@ def read_array(checkpoint: Checkpoint, name: str, start: int = 0, stop: int | No
     buffer = np.empty((stop - start) * info.row_bytes, np.uint8)
     checkpoint.read(name, start, stop, buffer.data)
     return buffer.view(DTYPES[info.dtype]).reshape((stop - start, *info.shape[1:]) if info.shape else ())
-
-
-def numpy_dtype(dtype: str, where: str) -> np.dtype[Any]:
-    """Numpy dtype of a safetensors dtype name. Raises UnsupportedError naming ``where``."""
-    try:
-        return DTYPES[dtype]
-    except KeyError:
-        raise UnsupportedError(f"{where}: unknown dtype {dtype!r}", hint=f"known: {', '.join(DTYPES)}") from None

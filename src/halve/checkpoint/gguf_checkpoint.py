@@ -18,7 +18,7 @@ from halve.errors import CheckpointError, UnsupportedError
 
 QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 PLAIN = ("F32", "F16", "BF16")
-CHUNK = 1 << 20  # elements dequantized at a time: bounds the float32 temporaries to a few times 4 MiB a thread
+CHUNK = 1 << 19  # elements dequantized at a time: bounds the float32 temporaries to a few times 2 MiB a thread
 
 
 class GgufCheckpoint:
@@ -28,6 +28,8 @@ class GgufCheckpoint:
     Raises UnsupportedError for an architecture, rope scaling, bias or tensor type that cannot be carried over,
     CheckpointError for a file that is damaged or not GGUF.
     """
+
+    quantization: dict[str, Any] | None = None  # block types are dequantized on the way
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -130,5 +132,7 @@ def _values(raw: NDArray[np.uint8], encoding: Encoding) -> NDArray[np.float32]:
         return raw.view(DTYPES[encoding.name]).astype(np.float32, copy=False)
     from gguf import GGMLQuantizationType, quants  # noqa: PLC0415 - takes 0.1 s, and only quantized files need it
 
-    values: NDArray[np.float32] = quants.dequantize(raw, GGMLQuantizationType(encoding.id))
-    return values
+    # The package works through 16 rows at a time, mostly waiting for the interpreter lock: give it one long row.
+    values = quants.dequantize(raw.reshape(1, -1), GGMLQuantizationType(encoding.id))
+    matrix: NDArray[np.float32] = values.reshape(len(raw), -1)
+    return matrix

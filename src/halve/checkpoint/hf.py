@@ -6,10 +6,12 @@ out of the folder, every tensor is in the one shard that the index gives, and no
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from halve.checkpoint.base import TensorInfo
 from halve.checkpoint.safetensors import Located, header_of
 from halve.checkpoint.storage import FileReader
 from halve.errors import CheckpointError
@@ -72,7 +74,9 @@ class HfCheckpoint:
         except BaseException:
             self.close()
             raise
-        self.tensors = MappingProxyType({name: located.info for name, (_, located) in self._places.items()})
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
+            {name: located.info for name, (_, located) in self._places.items()}
+        )
 
     @property
     def quantization(self) -> dict[str, Any] | None:

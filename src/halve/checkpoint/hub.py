@@ -149,6 +149,6 @@ def _explained(error: Exception, repository: str, revision: str | None) -> Check
         )
     else:
         reason = (str(errors[-1]).splitlines() or [type(errors[-1]).__name__])[0]
-        why = f"cannot be downloaded from {_endpoint()}: {reason}"
+        why = f"no such folder here, and it cannot be downloaded from {_endpoint()}: {reason}"
         hint = "check the network (HF_ENDPOINT names a mirror) and run it again: files that are whole are kept"
     return CheckpointError(f"{repository}: {why}", hint=hint)

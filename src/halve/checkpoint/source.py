@@ -8,6 +8,7 @@ from halve.checkpoint.hf import PICKLES, HfCheckpoint, refused_pickle
 from halve.errors import CheckpointError
 
 HINT = "give a folder with config.json and safetensors, a .gguf file, or org/name[@revision] of the Hugging Face hub"
+FILES = (".gguf", ".safetensors", *PICKLES)  # what ends so is a file that was meant, not a repository
 
 
 def open_checkpoint(spec: str | Path) -> Checkpoint:
@@ -22,16 +23,16 @@ def open_checkpoint(spec: str | Path) -> Checkpoint:
         there = path.exists()
     except OSError as error:  # a name that is too long, a folder that may not be searched
         raise CheckpointError(f"{path}: {error.strerror}", hint=HINT) from error
-    suffix = path.suffix.lower()
-    if there or suffix in (".gguf", ".safetensors", *PICKLES):
-        return _open_file(path, suffix)
-    repository = hub.parse(spec) if isinstance(spec, str) else None
+    if there:
+        return _open_file(path)
+    repository = hub.parse(spec) if isinstance(spec, str) and path.suffix.lower() not in FILES else None
     if repository is None:
         raise CheckpointError(f"{path}: no such file or folder", hint=HINT)
     return HfCheckpoint(hub.resolve(*repository))
 
 
-def _open_file(path: Path, suffix: str) -> Checkpoint:
+def _open_file(path: Path) -> Checkpoint:
+    suffix = path.suffix.lower()
     if suffix == ".gguf":
         from halve.checkpoint.gguf_checkpoint import GgufCheckpoint  # noqa: PLC0415 - brings tokenizers, which folders do not need
 

@@ -3,8 +3,9 @@
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
-from halve.errors import UnknownNameError
+from halve.errors import CheckpointError, UnknownNameError
 from halve.layouts.base import Layout
 
 
@@ -22,3 +23,15 @@ def get(name: str) -> Layout:
         return layouts()[name]
     except KeyError:
         raise UnknownNameError("layout", name, list(layouts())) from None
+
+
+def detect(config: dict[str, Any]) -> Layout:
+    """The layout of a checkpoint by its config.json. Raises CheckpointError for one that halve does not read."""
+    for layout in layouts().values():
+        if layout.detect(config):
+            return layout
+    found = config["quantization_config"]
+    method = found.get("quant_method") if isinstance(found, dict) else found
+    raise CheckpointError(
+        f"quantization method {method!r} is not one that halve reads", hint=f"known: {', '.join(layouts())}"
+    )

@@ -7,9 +7,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from halve import layouts
 from halve.checkpoint.source import open_checkpoint
 from halve.models.linear import why_kept
-from halve.pipeline.verify import detect
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def inspect(path: str | Path) -> InspectResult:
     """
     checkpoint = open_checkpoint(path)
     try:
-        layout = detect(checkpoint.config)
+        layout = layouts.detect(checkpoint.config)
         quantized = layout.open(checkpoint)
         owned = {entry for weight in quantized.values() for entry in weight.entries}
         shapes: dict[str, tuple[int, ...]] = {name: weight.shape for name, weight in quantized.items()}

@@ -163,6 +163,7 @@ def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
         else TensorPlan(info, "quantize", "", fused_group(name), tuple(_entries(layout, info, scheme)))
         for name, info in checkpoint.tensors.items()
     )
+    _check_names(tensors)
     return Plan(scheme, recipe, tensors)
 
 
@@ -216,6 +217,18 @@ def _check_patterns(recipe: Recipe, checkpoint: Checkpoint) -> None:
 def _common_dtype(weights: list[TensorInfo]) -> str:
     dtypes = sorted(w.dtype for w in weights)
     return max(((len(list(same)), dtype) for dtype, same in groupby(dtypes)))[1]
+
+
+def _check_names(tensors: tuple[TensorPlan, ...]) -> None:
+    owners: dict[str, str] = {}
+    for tensor in tensors:
+        for entry in tensor.entries:
+            owner = owners.setdefault(entry.name, tensor.source.name)
+            if owner != tensor.source.name:
+                raise UnsupportedError(
+                    f"{tensor.source.name} and {owner} would both be stored as {entry.name}",
+                    hint=f"leave one alone: --ignore {module(tensor.source.name)}",
+                )
 
 
 def _kept(info: TensorInfo, why: str) -> TensorPlan:

@@ -96,9 +96,9 @@ def make_plan(
         include=tuple(include),
         on_nonfinite=on_nonfinite,
     )
-    quantized = checkpoint.config.get("quantization_config")
-    if quantized is not None:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+    if (quantized := checkpoint.quantization) is not None:
+        named = quantized if isinstance(quantized, dict) else {}
+        method = named.get("quant_method") or named.get("quant_algo") or "its config does not say how"
         raise UnsupportedError(
             f"{checkpoint.path} is already quantized ({method})", hint="start from the 16- or 32-bit original"
         )

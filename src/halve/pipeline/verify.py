@@ -145,18 +145,6 @@ def verify(
             source.close()
 
 
-def detect(config: dict[str, Any]) -> Layout:
-    """The layout of a checkpoint by its config.json. Raises CheckpointError for one that halve does not read."""
-    for layout in layouts.layouts().values():
-        if layout.detect(config):
-            return layout
-    found = config["quantization_config"]
-    method = found.get("quant_method") if isinstance(found, dict) else found
-    raise CheckpointError(
-        f"quantization method {method!r} is not one that halve reads", hint=f"known: {', '.join(layouts.layouts())}"
-    )
-
-
 @dataclass(slots=True)
 class _Verification:
     checkpoint: HfCheckpoint
@@ -170,7 +158,7 @@ class _Verification:
     def result(self) -> VerifyResult:
         checkpoint = self.checkpoint
         written = self._manifest()
-        layout = detect(checkpoint.config)
+        layout = layouts.detect(checkpoint.config)
         try:
             stored = layout.open(checkpoint)
         except CheckpointError as error:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from halve.checkpoint.storage import aligned_buffer
 
-BAND_BYTES = 2 << 20  # a band and what is made of it stay in the second-level cache
+BAND_BYTES = 4 << 20  # small enough that a band and what is made of it stay in the last-level cache
 BAND_ROWS = 128  # bands start at multiples of it: tiles of 128 rows, and zero points packed along rows, stay whole
 
 Job = TypeVar("Job")

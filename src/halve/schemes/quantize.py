@@ -42,9 +42,11 @@ def scale_rules(block: Block) -> tuple[ScaleRule, ...]:
     """
     if block.scale == "e8m0":
         return ("even", "floor", "rceil")
-    if isinstance(block.element_format, Int) and not block.zero_point:
-        return ("signed", "range", "max") if block.element_format.bits <= 4 else ("max", "range", "signed")
-    return ("max",)
+    if not isinstance(block.element_format, Int) or block.zero_point:
+        return ("max",)
+    if block.tensor_scale or not (isinstance(block.scale_format, Float) and block.scale_format.signed):
+        return ("max", "range")
+    return ("signed", "range", "max") if block.element_format.bits <= 4 else ("max", "range", "signed")
 
 
 def check_rule(block: Block, rule: ScaleRule | None) -> ScaleRule:
@@ -118,7 +120,8 @@ def absmax(w: Weights) -> float:
 
 def nonfinite_error(w: Weights, first_row: int = 0) -> FormatError:
     """The error for NaN or Inf in ``w``, whose row 0 is row ``first_row`` of the tensor."""
-    bad = ~np.isfinite(w.astype(np.float32))
+    with np.errstate(invalid="ignore"):
+        bad = ~np.isfinite(w.astype(np.float32))
     row, column = (int(i) for i in np.argwhere(bad)[0])
     return FormatError(
         f"{int(bad.sum())} values are not finite, the first ({float(w[row, column])}) at [{row + first_row}, {column}]",
@@ -128,18 +131,18 @@ def nonfinite_error(w: Weights, first_row: int = 0) -> FormatError:
 
 def quantize_reference(block: Block, w: Weights, *, rule: ScaleRule, tensor_scale: float | None) -> QTensor:
     """What :func:`quantize` computes, in plain numpy."""
-    x = w.astype(np.float32)
+    with np.errstate(invalid="ignore"):  # a signalling NaN warns where it is only copied
+        x = w.astype(np.float32)
     if not np.isfinite(x).all():
         raise nonfinite_error(w)
     element = block.element_format
     if block.scale is None:
-        return QTensor(block, reference.encode(element, x), np.empty((len(x), 0), np.float32))
+        return QTensor(block, dispatch.encode(element, x), np.empty((len(x), 0), np.float32))
     tiles = _tiles(block, x)
     zeros = None
     with np.errstate(over="ignore", under="ignore"):
         if block.zero_point:
-            low = np.minimum(tiles.min((1, 3)), 0)
-            high = np.maximum(tiles.max((1, 3)), 0)
+            low, high = _range(tiles)
             # Halves, because high - low may overflow; the quotient is the same, subnormal numbers apart.
             half_range = high * np.float32(0.5) - low * np.float32(0.5)
             scales = _store(block, half_range / np.float32(element.max / 2), np.maximum(high, -low))
@@ -174,13 +177,18 @@ def _step(scales: NDArray[np.float32], tensor_scale: float | None) -> NDArray[np
     return scales if tensor_scale is None else scales / (np.float32(1) / np.float32(tensor_scale))
 
 
+def _range(tiles: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The lowest and the highest number of each tile and zero."""
+    return tiles.min((1, 3), initial=0), tiles.max((1, 3), initial=0)
+
+
 def _scales(block: Block, tiles: NDArray[np.float32], rule: ScaleRule, tensor_scale: np.float32) -> NDArray[np.float32]:
     element = block.element_format
-    amax = np.abs(tiles).max((1, 3))
+    amax = np.abs(tiles).max((1, 3), initial=0)
     if rule in POWER_OF_TWO_RULES:
         return _power_of_two(block, amax, rule)
     if rule == "signed":
-        low, high = tiles.min((1, 3)), tiles.max((1, 3))
+        low, high = _range(tiles)
         amax = np.where(high > -low, high, low)
         return _store(block, amax / np.float32(element.min), amax)
     divisor = element.max + 0.5 if rule == "range" else element.max

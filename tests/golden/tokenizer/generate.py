@@ -1,4 +1,4 @@
-"""Write expected.json: llama.cpp's token ids for the corpus. See README.md for what it needs."""
+"""Write expected.json: what llama.cpp makes of the corpus. See README.md for what it needs."""
 
 import argparse
 import ctypes
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mistral_common
+import numpy as np
 import regex
 import tiktoken_ext.openai_public
 import xllamacpp.xllamacpp
@@ -19,32 +20,50 @@ from tiny.gguf_models import TinyModel
 from tiny.vocabularies import cases
 
 HERE = Path(__file__).parent
+TOKENS = 256
 
 
-class ModelParams(ctypes.Structure):
-    """llama_model_params, only ever passed from the function that makes it to the one that takes it."""
+class Params(ctypes.Structure):
+    """llama_model_params or llama_context_params, only ever passed from the function that makes it to its user."""
 
     _fields_ = (("opaque", ctypes.c_uint8 * 512),)
 
 
+class Batch(ctypes.Structure):
+    """llama_batch."""
+
+    _fields_ = (
+        ("count", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("tokens", "embeddings", "positions", "sequences", "ids", "logits")),
+    )
+
+
+POINTER, INT = ctypes.c_void_p, ctypes.c_int32
+SIGNATURES = {
+    "llama_model_default_params": (Params, []),
+    "llama_model_load_from_file": (POINTER, [ctypes.c_char_p, Params]),
+    "llama_model_get_vocab": (POINTER, [POINTER]),
+    "llama_model_free": (None, [POINTER]),
+    "llama_tokenize": (INT, [POINTER, ctypes.c_char_p, INT, POINTER, INT, ctypes.c_bool, ctypes.c_bool]),
+    "llama_context_default_params": (Params, []),
+    "llama_init_from_model": (POINTER, [POINTER, Params]),
+    "llama_batch_get_one": (Batch, [POINTER, INT]),
+    "llama_decode": (INT, [POINTER, Batch]),
+    "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [POINTER, INT]),
+    "llama_free": (None, [POINTER]),
+}
+
+
 class LlamaCpp:
-    """The tokenizer of a GGUF file, by llama.cpp's C interface (llama.h), which the wheel exports."""
+    """A GGUF model, by llama.cpp's C interface (llama.h), which the wheel exports."""
 
     def __init__(self, path: Path) -> None:
-        library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
-        library.llama_model_default_params.restype = ModelParams
-        library.llama_model_load_from_file.argtypes = [ctypes.c_char_p, ModelParams]
-        library.llama_model_load_from_file.restype = ctypes.c_void_p
-        library.llama_model_get_vocab.argtypes = [ctypes.c_void_p]
-        library.llama_model_get_vocab.restype = ctypes.c_void_p
-        ids = ctypes.POINTER(ctypes.c_int32)
-        flags = [ctypes.c_bool, ctypes.c_bool]
-        library.llama_tokenize.argtypes = [
-            ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ids, ctypes.c_int32, *flags
-        ]  # fmt: skip
-        library.llama_model_free.argtypes = [ctypes.c_void_p]
-        self._library = library
-        self._model = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
+        self._library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = result, arguments
+        parameters = self._library.llama_model_default_params()
+        self._model = self._library.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             message = f"llama.cpp cannot load {path}"
             raise RuntimeError(message)
@@ -57,6 +76,23 @@ class LlamaCpp:
         vocabulary = self._library.llama_model_get_vocab(self._model)
         count = self._library.llama_tokenize(vocabulary, content, len(content), out, room, True, True)
         return out[:count]
+
+    def losses(self, ids: list[int], vocab: int) -> list[float]:
+        """Negative log-likelihood, in nats, of each id but the first, given those before it."""
+        library = self._library
+        context = library.llama_init_from_model(self._model, library.llama_context_default_params())
+        tokens, wanted = (ctypes.c_int32 * len(ids))(*ids), (ctypes.c_int8 * len(ids))(*[1] * len(ids))
+        batch = library.llama_batch_get_one(tokens, len(ids))
+        batch.logits = ctypes.cast(wanted, ctypes.c_void_p)
+        if library.llama_decode(context, batch):
+            message = "llama.cpp cannot decode"
+            raise RuntimeError(message)
+        losses = []
+        for place, following in enumerate(ids[1:]):
+            logits = np.ctypeslib.as_array(library.llama_get_logits_ith(context, place), (vocab,)).astype(np.float64)
+            losses.append(float(np.logaddexp.reduce(logits) - logits[following]))
+        library.llama_free(context)
+        return losses
 
     def close(self) -> None:
         """Free the model."""
@@ -89,6 +125,16 @@ def o200k_pattern() -> str:
     return pattern
 
 
+def loss(path: Path) -> dict[str, Any]:
+    """What llama.cpp makes of the beginning of a text: proof of names, order of q/k rows and config together."""
+    model = LlamaCpp(path)
+    try:
+        losses = model.losses(model.ids(corpus()["topics"])[:TOKENS], vocab=49152)
+    finally:
+        model.close()
+    return {"text": "topics", "tokens": TOKENS, "mean": round(sum(losses) / len(losses), 5)}
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("smollm2", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -101,6 +147,7 @@ def main() -> None:
             expected[name] = expect(model.write(path), excerpts())
     packages = ("xllamacpp", "mistral-common", "tiktoken", "regex")
     content = {"packages": {name: version(name) for name in packages}, "ids": expected, "splits": splits(excerpts())}
+    content["loss"] = {"SmolLM2-135M-Instruct": loss(smollm2)}
     text = json.dumps(content, indent=1)
     text = re.sub(r"\[[^\[\]]*\]", lambda ids: " ".join(ids[0].split()), text)  # a list of ids on one line
     (HERE / "expected.json").write_text(f"{text}\n", encoding="utf-8")
