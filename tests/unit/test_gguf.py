@@ -317,6 +317,21 @@ def test_a_larger_buffer_is_filled_in_part(path):
     checkpoint.close()
 
 
+def test_tensors_come_in_the_order_of_their_data(path):
+    TinyModel(encoding="Q8_0").write(path)
+    content = bytearray(path.read_bytes())
+    names = [f"blk.{layer}.ffn_gate.weight".encode() for layer in (0, 1)]  # of one size: let them change places
+    ends = [content.index(name) + len(name) + 4 + 2 * 8 + 4 for name in names]  # dimensions, sizes, type
+    offsets = [content[end : end + 8] for end in ends]
+    for end, offset in zip(ends, reversed(offsets), strict=True):
+        content[end : end + 8] = offset
+    path.write_bytes(content)
+    checkpoint = GgufCheckpoint(path)
+    gates = [name for name in checkpoint.tensors if "gate" in name]
+    assert gates == ["model.layers.1.mlp.gate_proj.weight", "model.layers.0.mlp.gate_proj.weight"]
+    checkpoint.close()
+
+
 @pytest.mark.parametrize(("start", "stop", "nbytes"), [(-1, 2, 4096), (2, 1, 4096), (0, 301, 301 * 512), (0, 3, 1535)])
 def test_rows_that_are_not_there_are_the_callers_mistake(path, start, stop, nbytes):
     _, checkpoint = open_model(path, encoding="Q8_0")

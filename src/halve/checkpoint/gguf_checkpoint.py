@@ -36,7 +36,7 @@ class GgufCheckpoint:
         self._file = GgufFile(path)
         try:
             model = map_model(self._file.metadata, self._file.tensors)
-            self._sources = model.sources
+            self._sources = dict(sorted(model.sources.items(), key=lambda item: item[1].tensor.offset))
             dtype = self._presented_dtype()
             self.config: dict[str, Any] = build_config(self._file.metadata, model, dtype, self._rope_factors(model))
         except BaseException:

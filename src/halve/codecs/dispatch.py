@@ -115,11 +115,10 @@ def encode(
 
 
 def _cast(fmt: Float, x: NDArray[np.float32]) -> Codes:
+    dtype = code_dtype(fmt)
     with np.errstate(invalid="ignore"):  # a signalling NaN warns where it is only copied
         clipped = np.clip(x, np.float32(fmt.min), np.float32(fmt.max))
-    codes: Codes = clipped.astype(_CASTS[fmt.name]).view(code_dtype(fmt))
-    codes[np.isnan(x)] = fmt.nan_code or 0
-    return codes
+    return np.where(np.isnan(x), dtype(fmt.nan_code or 0), clipped.astype(_CASTS[fmt.name]).view(dtype))
 
 
 def decode(fmt: Format, codes: ArrayLike) -> NDArray[np.float32]:
