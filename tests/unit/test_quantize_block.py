@@ -364,7 +364,8 @@ def test_a_rule_that_does_not_apply_lists_those_that_do(name):
 def test_the_defaults_are_the_best_measured_rules():
     """docs/decisions/002-scale-rules.md."""
     defaults = {name: q.scale_rules(block)[0] for name, block in SCALED.items()}
-    assert {defaults[name] for name in defaults if name.startswith("mx")} == {"even"}
+    assert {defaults[name] for name in defaults if name.startswith(("mxfp4", "mxfp6"))} == {"even"}
+    assert (defaults["mxfp8"], defaults["mxfp8a16"]) == ("rceil", "rceil")
     assert (defaults["w4a16"], defaults["int4_g32"]) == ("signed", "signed")
     assert (defaults["w8a8"], defaults["int8_g32"], defaults["nvfp4"], defaults["fp8"]) == ("max",) * 4
 

@@ -10,7 +10,6 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-
 # safetensors' dtype names -> numpy dtype of one stored element (sub-byte types are not in any model we read)
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),

@@ -41,7 +41,7 @@ def scale_rules(block: Block) -> tuple[ScaleRule, ...]:
     - ``rceil``: 2^ceil(log2(amax / M)): nothing saturates
     """
     if block.scale == "e8m0":
-        return ("even", "floor", "rceil")
+        return ("rceil", "even", "floor") if block.element_format.bits == 8 else ("even", "floor", "rceil")
     if not isinstance(block.element_format, Int) or block.zero_point:
         return ("max",)
     if block.tensor_scale or not (isinstance(block.scale_format, Float) and block.scale_format.signed):
