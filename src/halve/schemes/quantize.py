@@ -195,7 +195,7 @@ def _scales(block: Block, tiles: NDArray[np.float32], rule: ScaleRule, tensor_sc
     return _store(block, amax / np.float32(divisor) / tensor_scale, amax)
 
 
-def _store(block: Block, wanted: NDArray[np.float32], extent: NDArray[np.float32]) -> NDArray[np.float32]:
+def _store(block: Block, wanted: NDArray[np.floating], extent: NDArray[np.floating]) -> NDArray[np.float32]:
     """Round wanted scales to the stored format, away from zero where they would vanish; 1 where the block is empty."""
     stored = block.scale_format
     assert isinstance(stored, Float)  # noqa: S101 - scales are floats in every row of the table
