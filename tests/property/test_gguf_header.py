@@ -6,13 +6,14 @@ from functools import cache
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from halve.checkpoint.base import read_array
 from halve.checkpoint.gguf import GgufFile
 from halve.checkpoint.gguf_checkpoint import GgufCheckpoint
 from halve.errors import HalveError
+from tiny.examples import examples
 from tiny.gguf_bytes import ARRAY, BOOL, F32, F64, HEADER, STRING, Container, array, pair, tensor, text, u32, u64
 from tiny.gguf_models import TinyModel
 
@@ -97,7 +98,7 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("gguf") / "fuzzed.gguf"
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@examples(200)
 @given(content=metadata)
 def test_metadata_is_read_as_it_was_written(path, content):
     pairs = [pair(key, kind, raw) for key, (kind, raw, _) in content.items()]
@@ -112,7 +113,7 @@ def test_metadata_is_read_as_it_was_written(path, content):
         assert ours.tensors["a"].offset == len(file.content()) - 12
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@examples(100)
 @given(shapes=st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=5))
 def test_the_tensor_table_is_read_as_the_gguf_package_does(path, shapes):
     offsets = np.cumsum([0, *(-(-4 * int(np.prod(shape)) // 32) * 32 for shape in shapes)]).tolist()
@@ -123,7 +124,7 @@ def test_the_tensor_table_is_read_as_the_gguf_package_does(path, shapes):
         assert [(t.name, t.shape, t.offset) for t in ours.tensors.values()] == theirs
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@examples(200)
 @given(content=st.binary(max_size=200), start=st.sampled_from([b"", b"GGUF", b"GGUF" + u32(3), b"GGUF" + u32(2)]))
 def test_any_bytes_end_in_an_error_of_ours_or_are_a_file(path, content, start):
     path.write_bytes(start + content)
@@ -172,7 +173,7 @@ def damaged(draw) -> bytes:
     return bytes(content)
 
 
-@settings(derandomize=True, deadline=None, max_examples=600)
+@examples(600)
 @given(content=damaged())
 @pytest.mark.filterwarnings("error")
 def test_a_damaged_model_ends_in_an_error_of_ours_or_is_read_whole(path, content):

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from halve.checkpoint.gguf_metadata import Metadata
 from halve.checkpoint.tokenizer import tokenizer_files
 from halve.errors import HalveError
+from tiny.examples import examples
 
 PIECES = (
     "",
@@ -63,7 +64,7 @@ def metadata(draw) -> dict[str, object]:
     return pairs | {"general.architecture": "llama", "llama.context_length": 64}
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@examples(400)
 @given(pairs=metadata(), text=st.text(max_size=20))
 def test_tokenizers_are_built_whole_or_refused(pairs, text):
     path = Path("model.gguf")

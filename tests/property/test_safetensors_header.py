@@ -7,13 +7,14 @@ import tracemalloc
 import numpy as np
 import pytest
 import safetensors
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from halve.checkpoint.base import DTYPES
 from halve.checkpoint.safetensors import read_header
 from halve.errors import CheckpointError
+from tiny.examples import examples
 from unit.hostile_safetensors import ATTACKS, container
 
 shapes = st.lists(st.integers(0, 4), max_size=3)
@@ -93,25 +94,25 @@ def check(path, content):
     return header
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@examples(200)
 @given(content=files())
 def test_what_the_library_writes_is_read(path, content):
     assert check(path, content) is not None
 
 
-@settings(derandomize=True, deadline=None, max_examples=600)
+@examples(600)
 @given(content=damaged())
 def test_damage_is_refused_or_harmless(path, content):
     check(path, content)
 
 
-@settings(derandomize=True, deadline=None, max_examples=600)
+@examples(600)
 @given(content=near_headers())
 def test_numbers_of_any_kind(path, content):
     check(path, content)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@examples(300)
 @given(content=st.binary(max_size=64) | st.binary(max_size=64).map(container) | st.text(max_size=64).map(container))
 def test_bytes_of_any_kind(path, content):
     check(path, content)

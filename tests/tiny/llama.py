@@ -1,4 +1,4 @@
-"""A tiny Llama checkpoint with random weights, written by the safetensors library."""
+"""Tiny checkpoints of the Llama family with random weights, written by the safetensors library."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from halve.checkpoint.base import DTYPES
+from halve.models.geometry import Geometry
 
 HIDDEN, INTER, LAYERS, VOCAB, KV = 128, 256, 2, 300, 64
 
@@ -75,3 +76,80 @@ def load(file: Path):
     return {
         name: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in found
     }
+
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 80,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+    "torch_dtype": "float32",
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+_LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+_MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+_QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "head_dim": None}
+_QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+DECODERS = {  # every way in which the members of the family differ; tests/golden/runtime holds transformers' logits
+    "llama": _LLAMA | {"rope_theta": 500000.0},
+    "llama_tied": _LLAMA | {"tie_word_embeddings": True, "head_dim": None},
+    "llama_biased": _LLAMA | {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4},
+    "llama_rope_llama3": _LLAMA | {"rope_parameters": {"rope_theta": 10000.0, **_LLAMA3}},
+    "llama_rope_linear": _LLAMA | {"rope_theta": 1000.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "mistral": _MISTRAL | {"sliding_window": 7},
+    "mistral_tied": _MISTRAL | {"sliding_window": None, "tie_word_embeddings": True},
+    "qwen2": _QWEN2 | {"tie_word_embeddings": True, "sliding_window": 7, "use_sliding_window": False},
+    "qwen2_window": _QWEN2 | {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen3": _QWEN3,
+    "qwen3_tied": _QWEN3 | {"tie_word_embeddings": True, "attention_bias": True},
+}
+
+
+def decoder_config(name):
+    """config.json of one of ``DECODERS``."""
+    return {key: value for key, value in (SMALL | DECODERS[name]).items() if value is not None}
+
+
+def decoder_weights(config, seed=0):
+    """Random float32 tensors for ``config``, from raw bits, so that they are the same with every numpy."""
+    bits = np.random.PCG64(seed)
+
+    def uniform(shape):
+        raw = bits.random_raw(int(np.prod(shape))) >> np.uint64(40)
+        return (raw.astype(np.float32) / np.float32(1 << 23) - 1).reshape(shape)
+
+    geometry = Geometry.from_config(config, name="tiny")
+    spread = {"norm": 0.5, "bias": 0.5, "embedding": 1.0}
+    return {
+        p.name: (np.float32(p.kind == "norm") + uniform(p.shape) * np.float32(spread.get(p.kind, 0.4)))
+        for p in geometry.parameters
+    }
+
+
+def decoder_tokens(config, count=40):
+    """Random tokens of the vocabulary, the same with every numpy."""
+    return (np.random.PCG64(7).random_raw(count) % np.uint64(config["vocab_size"])).astype(np.int64)
+
+
+def write_decoder(folder: Path, name: str, **changes):
+    """Write one of ``DECODERS`` as a checkpoint folder, without a tokenizer; ``changes`` go into config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = decoder_config(name)
+    save_file(decoder_weights(config), folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
