@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from halve.codecs import reference
 from halve.formats import Float
 from halve.schemes import SCHEMES, native
 from halve.schemes import quantize as q
+from tiny.examples import examples
 
 BLOCKS = {row.weight: row.name for row in reversed(SCHEMES.values()) if row.weight.scale is not None}
 RULES = [
@@ -42,7 +43,7 @@ def weights(draw):
 
 
 def given_weights(judge):
-    return settings(derandomize=True, deadline=None, max_examples=25)(given(weights())(judge))
+    return examples(25)(given(weights())(judge))
 
 
 @pytest.mark.parametrize(("block", "rule"), RULES)
