@@ -1,12 +1,14 @@
 """Tiny checkpoints of the Llama family with random weights, written by the safetensors library."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from halve.checkpoint.base import DTYPES
 from halve.models.geometry import Geometry
@@ -45,6 +47,9 @@ def config():
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "vocab_size": VOCAB,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
         "tie_word_embeddings": True,
         "torch_dtype": "bfloat16",
     }
@@ -55,7 +60,7 @@ def write(folder: Path, tensors=None, *, shards=1):
     folder.mkdir(parents=True, exist_ok=True)
     tensors = weights() if tensors is None else tensors
     (folder / "config.json").write_text(json.dumps(config()))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(_byte_tokenizer().to_str())
     names = list(tensors)
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -120,9 +125,9 @@ DECODERS = {  # every way in which the members of the family differ; tests/golde
 }
 
 
-def decoder_config(name):
+def decoder_config(name, **changes):
     """config.json of one of ``DECODERS``."""
-    return {key: value for key, value in (SMALL | DECODERS[name]).items() if value is not None}
+    return {key: value for key, value in (SMALL | DECODERS[name] | changes).items() if value is not None}
 
 
 def decoder_weights(config, seed=0):
@@ -146,10 +151,58 @@ def decoder_tokens(config, count=40):
     return (np.random.PCG64(7).random_raw(count) % np.uint64(config["vocab_size"])).astype(np.int64)
 
 
-def write_decoder(folder: Path, name: str, **changes):
-    """Write one of ``DECODERS`` as a checkpoint folder, without a tokenizer; ``changes`` go into config.json."""
+def write_decoder(folder: Path, config, tensors=None):
+    """Write a checkpoint folder without a tokenizer; its weights are random unless ``tensors`` are given."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = decoder_config(name)
-    save_file(decoder_weights(config), folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config | changes))
+    save_file(decoder_weights(config) if tensors is None else tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+END = 256  # the talker's end token; below are the bytes
+TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
+
+
+def write_talker(folder: Path, says: str, *, after: str = "?", template: str | None = None, context: int = 64):
+    """Write a model that says ``says``, byte by byte, after the text ``after``, and then ends.
+
+    No byte may come twice: the next token is a function of the last, because all layers add nothing.
+    """
+    size = END + 8
+    config = decoder_config(
+        "llama",
+        vocab_size=size,
+        hidden_size=size,
+        num_hidden_layers=1,
+        eos_token_id=END,
+        max_position_embeddings=context,
+    )
+    tensors = {name: np.zeros_like(array) for name, array in decoder_weights(config).items()}
+    tensors["model.norm.weight"] += 1
+    tensors["model.embed_tokens.weight"] += np.eye(size, dtype=np.float32)
+    first = END + 3 if template else after.encode()[-1]
+    chain = [first, *says.encode(), END]
+    assert len(set(chain)) == len(chain)
+    for token, following in pairwise(chain):
+        tensors["lm_head.weight"][following, token] = 1
+    write_decoder(folder, config, tensors)
+    _byte_tokenizer().save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|end|>"} | ({"chat_template": template} if template else {})
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def _byte_tokenizer():
+    alphabet = bytes_to_unicode()
+    tokenizer = Tokenizer(models.BPE(vocab={alphabet[byte]: byte for byte in range(256)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"])
+    return tokenizer
+
+
+def bytes_to_unicode():
+    """The visible character that stands for each byte in byte-level BPE, as GPT-2 numbers them."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + index) for index, byte in enumerate(hidden)}

@@ -16,6 +16,7 @@ COMMANDS = {
     "quantize": "Write a quantized copy of a checkpoint",
     "verify": "Prove a quantized checkpoint whole and in range",
     "inspect": "List the tensors of a checkpoint, and how they are quantized",
+    "run": "Talk to a model in the terminal (reference path)",
     "schemes": "List quantization schemes and the layouts that hold them",
     "formats": "List number formats, the values of one, a model's memory in each",
     "cast": "Cast numbers to a format and show the bits and the error",

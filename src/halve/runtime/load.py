@@ -1,0 +1,117 @@
+"""From any checkpoint that halve opens to a model in float32 that runs."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halve import formats, layouts
+from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo, read_array
+from halve.checkpoint.source import open_checkpoint
+from halve.codecs import dispatch
+from halve.codecs.reference import code_dtype
+from halve.errors import CheckpointError, UnsupportedError
+from halve.layouts.base import Layout, Stored
+from halve.runtime.families import families
+from halve.runtime.linear import Array
+from halve.runtime.model import Model
+from halve.schemes.quantize import dequantize
+
+BAND_ROWS = 128  # bands start at multiples of it, as `Layout.read` wants
+_BAND_ELEMENTS = 1 << 20
+
+_AGAIN = "the checkpoint is incomplete or its config.json is not its own: fetch or quantize it again"
+_UNUSED = ("rotary_emb.inv_freq", ".k_scale", ".v_scale", ".input_scale", ".input_global_scale", ".output_scale")
+
+
+def load(path: str | Path, *, threads: int | None = None) -> Model:
+    """Open a folder, a ``.gguf`` file or ``org/name[@revision]``, dense or quantized, and dequantize it to float32.
+
+    Raises UnsupportedError for an architecture, activation or rope scaling that no family knows; CheckpointError for
+    tensors that are missing, of another shape than config.json says, or of a type that is not a number's. The tokenizer
+    is read when text is first asked for.
+    """
+    checkpoint = open_checkpoint(path)
+    try:
+        return _Loading(checkpoint).model(threads)
+    finally:
+        checkpoint.close()
+
+
+class _Loading:
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.layout: Layout = layouts.detect(checkpoint.config)
+        self.stored: dict[str, Stored] = self.layout.open(checkpoint)
+
+    def model(self, threads: int | None) -> Model:
+        checkpoint, config = self.checkpoint, self.checkpoint.config
+        family = _family(config)
+        layers = config.get("num_hidden_layers")
+        if isinstance(layers, int) and layers > len(checkpoint.tensors):
+            raise CheckpointError(
+                f"{checkpoint.path}: config.json says {layers} layers, and there are {len(checkpoint.tensors)} tensors",
+                hint=_AGAIN,
+            )
+        self._check(family.shapes(config, str(checkpoint.path)))
+        model = family.build(checkpoint.path, config)
+        with ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="halve") as pool:
+            for _ in pool.map(self._fill, model.parameters.keys(), model.parameters.values()):
+                pass  # raises what a thread raised
+        return model
+
+    def _check(self, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+        """Compare what config.json describes with what there is, before any weight is read."""
+        tensors = self.checkpoint.tensors
+        wanted = dict(shapes)
+        for name, shape in wanted.items():
+            found = self.stored.get(name) or tensors.get(name)
+            if found is None:
+                raise CheckpointError(f"{self.checkpoint.path}: tensor {name} is missing", hint=_AGAIN)
+            if found.shape != shape:
+                raise CheckpointError(
+                    f"{self.checkpoint.path}: {name} has shape {list(found.shape)}, config.json says {list(shape)}",
+                    hint=_AGAIN,
+                )
+            if isinstance(found, TensorInfo) and found.dtype not in FLOATS:
+                raise CheckpointError(
+                    f"{self.checkpoint.path}: {name} is {found.dtype}, and config.json does not say how to read it",
+                    hint=f"weights are {', '.join(FLOATS)}, or quantized in one of: {', '.join(layouts.layouts())}",
+                )
+        owned = {entry for stored in self.stored.values() for entry in stored.entries}
+        for name in tensors.keys() - wanted.keys() - owned:
+            if name.startswith("model.") and not name.endswith(_UNUSED):
+                raise CheckpointError(
+                    f"{self.checkpoint.path}: {name} has no place in the model that config.json describes", hint=_AGAIN
+                )
+
+    def _fill(self, name: str, out: Array) -> None:
+        stored = self.stored.get(name)
+        step = max(_BAND_ELEMENTS // max(out[:1].size, 1) // BAND_ROWS, 1) * BAND_ROWS
+        for start in range(0, len(out), step):
+            stop = min(start + step, len(out))
+            if stored is None:
+                out[start:stop] = _floats(read_array(self.checkpoint, name, start, stop), self.checkpoint.tensors[name])
+            else:
+                out[start:stop] = dequantize(self.layout.read(self.checkpoint, stored, start, stop))
+
+
+def _floats(array: NDArray[Any], info: TensorInfo) -> Array:
+    if array.dtype == np.float32:
+        return array
+    stored_format = formats.get(FLOATS[info.dtype])
+    return dispatch.decode(stored_format, array.view(code_dtype(stored_format)))
+
+
+def _family(config: dict[str, Any]) -> type[Model]:
+    known = families()
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in known:
+        architectures = config.get("architectures")
+        name = architectures[0] if isinstance(architectures, list) and architectures else model_type
+        raise UnsupportedError(f"run and eval do not know {name} (quantize does); known: {', '.join(known)}")
+    return known[model_type]

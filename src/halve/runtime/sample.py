@@ -1,0 +1,61 @@
+"""The next token from logits: the likeliest, or a draw."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halve.errors import UnsupportedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen. Raises UnsupportedError for parameters out of range.
+
+    ``temperature`` divides the logits, 0 takes the likeliest token. ``top_k`` keeps that many tokens (0: all), then
+    ``top_p`` the likeliest ones that together have at least this probability. Equal logits: the lower token goes first.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, good, wanted in (
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            if not good:
+                raise UnsupportedError(f"{name} = {getattr(self, name)} is out of range", hint=f"{name} is {wanted}")
+
+
+class Sampler:
+    """Draws tokens one after another; the same seed and logits give the same tokens."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._rng = np.random.default_rng(sampling.seed)
+
+    def __call__(self, logits: NDArray[np.float32]) -> int:
+        """A token for ``logits`` [vocabulary]."""
+        if self._sampling.temperature == 0:
+            return int(logits.argmax())
+        tokens, probabilities = candidates(logits, self._sampling)
+        cumulated = probabilities.cumsum()
+        drawn = np.searchsorted(cumulated, self._rng.random() * cumulated[-1], side="right")
+        return int(tokens[min(int(drawn), len(tokens) - 1)])
+
+
+def candidates(logits: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The tokens that may be drawn at a temperature above 0, the likeliest first, and their probabilities."""
+    # Subtracting the maximum first keeps a tiny temperature from overflowing.
+    scaled = (logits.astype(np.float64) - float(logits.max())) / sampling.temperature
+    order = np.argsort(-scaled, kind="stable")[: sampling.top_k or None]
+    weights = np.exp(scaled[order])
+    probabilities = weights / weights.sum()
+    before = probabilities.cumsum() - probabilities
+    kept = max(int(np.count_nonzero(before < sampling.top_p)), 1)
+    return order[:kept], probabilities[:kept] / probabilities[:kept].sum()
