@@ -32,7 +32,7 @@ SCHEMES = ("nvfp4a16", "mxfp4a16", "fp8_dynamic", "w8a8", "w4a16")
 
 def differing_weights(checkpoint: HfCheckpoint, dense: HfCheckpoint) -> list[str]:
     """Names of quantized weights that ``dense`` holds with other bits, or not at all."""
-    layout = layouts.detect(checkpoint.config)
+    layout = layouts.detect(checkpoint)
     wrong = []
     for name, stored in layout.open(checkpoint).items():
         ours = dequantize(layout.read(checkpoint, stored, 0, stored.shape[0])).astype(ml_dtypes.bfloat16)

@@ -15,6 +15,7 @@ from tiny import llama
 def small(tmp_path, monkeypatch):
     model = llama.write(tmp_path / "model")
     monkeypatch.setattr(smollm2, "fetch", lambda: model)
+    monkeypatch.setattr(demo, "WINDOWS", 2)
     monkeypatch.chdir(tmp_path)
 
 
@@ -26,6 +27,10 @@ def test_a_row_for_each_scheme():
     assert rows["bf16"]["of_fp32"] == pytest.approx(0.5, abs=0.02)
     assert rows["fp32"]["mean_sqnr_db"] is None
     assert rows["fp8_dynamic"]["mean_sqnr_db"] > rows["nvfp4a16"]["mean_sqnr_db"] > 15
+    assert rows["bf16"]["kld"] == 0
+    assert 0 < rows["fp8_dynamic"]["kld"] < rows["nvfp4a16"]["kld"]
+    assert rows["fp32"]["ppl"] == rows["bf16"]["ppl"] > 1
+    assert all(row["tokens_per_s"] > 0 and row["same_top"] <= 100 for row in rows.values())
 
 
 def test_first_line_tells_of_the_kernels_and_the_table_of_the_schemes():

@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_exits_1_with_a_list(source, tmp_path):
         (["--scheme", "fp8_static"], 2, "fp8_dynamic"),
         (["--scheme", "nvpf4a16"], 2, "nvfp4a16"),
         (["--scheme", "mxfp6_e2m3a16", "--layout", "compressed-tensors"], 2, "quark"),
-        (["--scheme", "nvfp4a16", "--rule", "even"], 1, "scale rule"),
+        (["--scheme", "nvfp4a16", "--rule", "even"], 2, "scale rule"),
         (["--scheme", "nvfp4a16", "--ignore", "nothing"], 2, "names no tensor"),
         (["--scheme", "nvfp4a16", "--shard-size", "big"], 2, "not a size"),
         ([], 2, "--scheme"),
@@ -118,3 +118,10 @@ def test_a_missing_tokenizer_is_a_warning_on_stderr(source, tmp_path):
     assert done.exit_code == 0
     assert "warning:" in done.stderr
     json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("command", ["quantize", "cast", "formats", "completion", "run", "demo"])
+def test_help_shows_no_control_characters(command):
+    shown = halve(command, "--help").stdout
+    assert "\\b" not in shown
+    assert "\b" not in shown

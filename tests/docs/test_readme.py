@@ -53,3 +53,8 @@ def test_links_lead_somewhere(text):
 def test_the_two_commands_are_there():
     assert "pip install '.[demo]' && halve demo" in ENGLISH
     assert "pip install '.[demo,test]' && pytest" in ENGLISH
+
+
+@pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["en", "zh"])
+def test_no_placeholder_is_left(text):
+    assert not re.findall(r"^[A-Z]{5,}$", text, re.MULTILINE)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from halve.checkpoint.base import TensorInfo
-from halve.errors import FormatError, RecipeError, UnsupportedError
+from halve.errors import RecipeError, UnsupportedError
 from halve.models.fused import fused_group
 from halve.models.linear import why_kept
 from halve.pipeline.plan import default_layout, plan
@@ -95,8 +95,14 @@ def test_patterns_that_name_nothing_or_are_none_are_refused(patterns):
 
 
 def test_including_a_vector_is_refused():
-    with pytest.raises(RecipeError, match="1-D"):
+    with pytest.raises(RecipeError, match="no linear layer"):
         make("fp8_dynamic", include=("re:.*layernorm",))
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens", "re:.*q_proj.bias"])
+def test_what_is_no_linear_layer_is_not_included(name):
+    with pytest.raises(RecipeError, match="no linear layer"):
+        make("fp8_dynamic", include=(name,))
 
 
 def test_nothing_left_is_refused():
@@ -106,7 +112,7 @@ def test_nothing_left_is_refused():
 
 def test_columns_that_no_block_divides_name_the_tensor_and_the_way_out():
     odd = Shapes(**{"model.layers.0.mlp.down_proj.weight": (HIDDEN, 500)})
-    with pytest.raises(FormatError, match=r"down_proj\.weight: 500 columns") as raised:
+    with pytest.raises(RecipeError, match=r"down_proj\.weight: 500 columns") as raised:
         make("nvfp4a16", odd)
     assert "--ignore 're:.*down_proj'" in raised.value.hint
 
@@ -169,6 +175,7 @@ def test_every_scheme_has_a_layout_or_says_so(scheme):
     [
         ("model.layers.3.mlp.gate.weight", 2, "router"),
         ("model.layers.3.block_sparse_moe.gate.weight", 2, "router"),
+        ("model.layers.3.mlp.shared_expert_gate.weight", 2, "router"),
         ("model.layers.3.mlp.gate_proj.weight", 2, ""),
         ("model.layers.3.mlp.experts.7.down_proj.weight", 2, ""),
         ("model.layers.3.mlp.experts.gate_up_proj", 3, "not a weight"),

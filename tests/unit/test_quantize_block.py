@@ -9,7 +9,7 @@ import pytest
 
 from halve import schemes
 from halve.codecs import reference
-from halve.errors import FormatError
+from halve.errors import FormatError, UnsupportedError
 from halve.formats import Float
 from halve.schemes import SCHEMES, Block
 from halve.schemes import quantize as q
@@ -269,7 +269,7 @@ def test_a_rule_that_does_not_apply_lists_those_that_do(name):
         if rule in rules:
             assert q.check_rule(block, rule) == rule
         else:
-            with pytest.raises(FormatError, match=f"scale rule '{rule}' does not apply") as caught:
+            with pytest.raises(UnsupportedError, match=f"scale rule '{rule}' does not apply") as caught:
                 q.quantize(block, np.zeros((1, 256), np.float32), rule=rule)
             assert all(known in caught.value.hint for known in rules)
 

@@ -208,7 +208,7 @@ def test_wrong_names_and_rules(source, tmp_path):
     with pytest.raises(UnknownNameError) as raised:
         halve.quantize(source, tmp_path / "out", "nvpf4a16")
     assert "nvfp4a16" in raised.value.hint
-    with pytest.raises(FormatError, match="scale rule"):
+    with pytest.raises(UnsupportedError, match="scale rule"):
         halve.quantize(source, tmp_path / "out", "nvfp4a16", rule="rceil")
     with pytest.raises(RecipeError):
         halve.quantize(source, tmp_path / "out", "nvfp4a16", ignore=["re:*"])
@@ -241,3 +241,51 @@ def test_dequantized_values_are_near(source, tmp_path):
     error = dequantize(q) - w.astype(np.float32)
     assert np.abs(error).max() <= np.abs(w.astype(np.float32)).max() / 6 + 1e-6
     assert w.dtype == ml_dtypes.bfloat16
+
+
+def test_vision_modules_are_named_as_kept(tmp_path):
+    weights = llama.weights()
+    weights["vision_tower.encoder.fc1.weight"] = weights["model.layers.0.mlp.up_proj.weight"].copy()
+    halve.quantize(llama.write(tmp_path / "source", weights), tmp_path / "out", "w8a8")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"]["ignore"] == ["vision_tower.encoder.fc1", "lm_head"]
+
+
+def test_two_jobs_for_one_place_do_not_meet(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".halve-job").touch()
+    with pytest.raises(OutputError):
+        halve.quantize(source, tmp_path / "out", "w8a8")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".halve-job"]
+
+
+def test_a_partly_ignored_fused_layer_and_foreign_code_are_warnings(source, tmp_path):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Model"}}))
+    result = halve.quantize(source, tmp_path / "out", "w8a8", ignore=["re:.*q_proj"])
+    assert any("auto_map" in warning for warning in result.warnings)
+    assert any("layers.0.self_attn.q_proj.weight is ignored" in warning for warning in result.warnings)
+
+
+def test_kept_tensors_that_are_not_finite_are_no_problem_later(tmp_path):
+    weights = llama.weights()
+    weights["model.layers.1.mlp.up_proj.weight"][200, 7] = np.nan
+    source = llama.write(tmp_path / "source", weights)
+    halve.quantize(source, tmp_path / "out", "fp8_dynamic", on_nonfinite="keep")
+    assert halve.verify(tmp_path / "out", against=source).problems == ()
+
+
+def test_nothing_but_tensors_that_are_not_finite_is_an_error(tmp_path):
+    weights = llama.weights()
+    for name in weights:
+        if name.endswith("_proj.weight"):
+            weights[name][0, 0] = np.inf
+    with pytest.raises(RecipeError, match="every tensor"):
+        halve.quantize(llama.write(tmp_path / "source", weights), tmp_path / "out", "w8a8", on_nonfinite="keep")
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_tensors_are_no_obstacle(tmp_path):
+    weights = {"model.layers.0.mlp.up_proj.weight": np.zeros((0, 128), np.float32)}
+    result = halve.quantize(llama.write(tmp_path / "source", weights), tmp_path / "out", "w8a8")
+    assert dict(result.facts())["tensors"].startswith("1 tensors")

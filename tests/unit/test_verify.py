@@ -80,7 +80,7 @@ def test_another_models_source_is_noticed(copy, tmp_path):
     other = llama.write(tmp_path / "other", llama.weights(seed=1))
     problems = halve.verify(copy, against=other).problems
     assert any("below nvfp4a16's floor" in problem.what for problem in problems)
-    assert any("differs from the source" in problem.what for problem in problems)
+    assert any("differ from the source" in problem.what for problem in problems)
 
 
 def test_a_missing_file_is_named(copy):

@@ -6,6 +6,7 @@ out of the folder, every tensor is in the one shard that the index gives, and no
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from halve.errors import CheckpointError
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
+_PART = re.compile(r"-\d+-of-(\d+)\.safetensors$")
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PICKLE_HINT = (
@@ -160,6 +162,11 @@ def weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str] | None]
         return tuple(inside(folder, name) for name in sorted(set(index.values()))), index
     names = _names(folder)
     weights = [name for name in names if name.endswith(".safetensors")]
+    part = _PART.search(weights[0]) if len(weights) == 1 else None
+    if part and int(part[1]) > 1:
+        raise CheckpointError(
+            f"{folder}: {weights[0]} is one of {int(part[1])} files, and there is no {INDEX}", hint=_AGAIN
+        )
     if len(weights) == 1:
         return (inside(folder, weights[0]),), None
     if weights:

@@ -20,13 +20,15 @@ ROUNDINGS = ("nearest_even", "toward_zero", "away_from_zero", "stochastic")  # h
 @click.option("--to", "name", required=True, type=FORMAT, help="Format to cast to; `halve formats` lists them.")
 @click.option("--rounding", type=click.Choice(ROUNDINGS), default=ROUNDINGS[0], show_default=True, help="How to round.")
 @click.option("--saturate/--no-saturate", default=True, help="What is too large: the largest number, or Inf or NaN.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Makes stochastic rounding repeatable.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Makes stochastic rounding repeatable."
+)
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context, *, numbers: tuple[str, ...], name: str, rounding: str, saturate: bool, seed: int, as_json: bool
 ) -> None:
-    r"""Cast numbers to a format and show the code, the exact value, the error and both neighbours.
+    """Cast numbers to a format and show the code, the exact value, the error and both neighbours.
 
     A number is decimal, C hexadecimal (0x1.8p-3), nan or inf; a file, or - for stdin, holds numbers between blanks or
     commas.

@@ -6,7 +6,7 @@ import click
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    r"""Print the script that completes halve commands, options and names in SHELL.
+    """Print the script that completes halve commands, options and names in SHELL.
 
     \b
     bash   eval "$(halve completion bash)"                            in ~/.bashrc

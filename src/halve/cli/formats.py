@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.option("--plot", is_flag=True, help="Draw the numbers on a linear and a logarithmic axis.")
 @json_option
 def command(*, name: str | None, model: str | None, plot: bool, as_json: bool) -> None:
-    r"""List number formats; with NAME, one format and its values; with --model, what a model's weights take.
+    """List number formats; with NAME, one format and its values; with --model, what a model's weights take.
 
     \b
     halve formats                     fields, limits, special codes of every format

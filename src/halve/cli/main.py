@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "The whole story on a small model: quantize, verify, compare",
     "quantize": "Write a quantized copy of a checkpoint",
     "verify": "Prove a quantized checkpoint whole and in range",
+    "eval": "Measure perplexity, divergence and the loss of each layer",
     "inspect": "List the tensors of a checkpoint, and how they are quantized",
     "run": "Talk to a model in the terminal (reference path)",
     "schemes": "List quantization schemes and the layouts that hold them",
@@ -84,7 +85,7 @@ class Shell(click.Group):
 @click.option("--log", type=click.Path(dir_okay=False, writable=True), help="Append what the library logs to a file.")
 @click.pass_context
 def cli(ctx: click.Context, log: str | None) -> None:
-    r"""Low-precision numbers for deep learning: formats, quantization, and the proof.
+    """Low-precision numbers for deep learning: formats, quantization, and the proof.
 
     \b
     halve demo                                   the whole story in two minutes

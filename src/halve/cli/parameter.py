@@ -67,7 +67,10 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         unit = found[2].removesuffix("b") + "b" if found and found[2] not in ("", "b") else ""
         if not found or unit not in _UNITS:
             self.fail(f"{value!r} is not a size: write 1500000, 8GB or 8GiB", param, ctx)
-        return int(float(found[1]) * _UNITS[unit])
+        size = int(float(found[1]) * _UNITS[unit])
+        if size < 1:
+            self.fail(f"{value!r} is less than a byte", param, ctx)
+        return size
 
 
 def _formats() -> Iterable[str]:

@@ -41,7 +41,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    r"""Write a quantized copy of the checkpoint SRC into the new folder OUT.
+    """Write a quantized copy of the checkpoint SRC into the new folder OUT.
 
     SRC is a folder of safetensors, a GGUF file, or org/name[@revision] on the Hugging Face hub. Linear layers are
     quantized; embeddings, the output head, norms and routers keep their type. Memory does not grow with the model.

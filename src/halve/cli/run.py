@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, *, path: str, prompt: str | None, as_json: bool, raw: bool, **options: Any) -> None:
-    r"""Talk to the model PATH: a folder, a GGUF file, or org/name; dense or quantized.
+    """Talk to the model PATH: a folder, a GGUF file, or org/name; dense or quantized.
 
     With PROMPT, print the answer and exit. Without, chat: Ctrl-C stops an answer, Ctrl-D leaves. Weights are
     dequantized to float32 and run by the reference path, which is meant to be right, not fast.

@@ -3,8 +3,8 @@
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
 
+from halve.checkpoint.base import Checkpoint
 from halve.errors import CheckpointError, UnknownNameError
 from halve.layouts.base import Layout
 
@@ -25,13 +25,14 @@ def get(name: str) -> Layout:
         raise UnknownNameError("layout", name, list(layouts())) from None
 
 
-def detect(config: dict[str, Any]) -> Layout:
-    """The layout of a checkpoint by its config.json. Raises CheckpointError for one that halve does not read."""
+def detect(checkpoint: Checkpoint) -> Layout:
+    """The layout of a checkpoint by its config. Raises CheckpointError for one that halve does not read."""
+    found = checkpoint.quantization
+    config = checkpoint.config if found is None else checkpoint.config | {"quantization_config": found}
     for layout in layouts().values():
         if layout.detect(config):
             return layout
-    found = config["quantization_config"]
-    method = found.get("quant_method") if isinstance(found, dict) else found
+    method = (found.get("quant_method") or found.get("quant_algo")) if isinstance(found, dict) else found
     raise CheckpointError(
         f"quantization method {method!r} is not one that halve reads", hint=f"known: {', '.join(layouts())}"
     )

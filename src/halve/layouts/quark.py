@@ -121,7 +121,7 @@ def _tensor_config(block: Block, *, dynamic: bool) -> dict[str, Any]:
         "round_method": "half_even",
         "scale_type": "float",
         "scale_format": "e8m0",
-        "scale_calculation_mode": "even",
+        "scale_calculation_mode": "even",  # of activations; weight scales are read as they are, whatever made them
         "mx_element_dtype": None,
         "observer_cls": "PerBlockMXObserver",
         "is_scale_quant": False,

@@ -11,7 +11,12 @@ KEPT = (  # what engines keep in 16 bits, and why, tried in this order
         re.compile(r"(^|.*\.)(embed_tokens|embed_positions|wte|wpe|embeddings?|\w+_embeddings?)(\.\w+)*\.weight$"),
         "embedding",
     ),
-    (re.compile(r".*\.(mlp\.gate|block_sparse_moe\.gate|router|feed_forward\.router|gate)\.weight$"), "router"),
+    (
+        re.compile(
+            r".*\.(mlp\.gate|block_sparse_moe\.gate|shared_expert_gate|router|feed_forward\.router|gate)\.weight$"
+        ),
+        "router",
+    ),
     (re.compile(r".*norm\w*\.weight$"), "norm"),
     (re.compile(r".*\.conv\w*\.weight$"), "convolution"),
 )

@@ -90,7 +90,7 @@ def inspect(path: str | Path) -> InspectResult:
     """
     checkpoint = open_checkpoint(path)
     try:
-        layout = layouts.detect(checkpoint.config)
+        layout = layouts.detect(checkpoint)
         quantized = layout.open(checkpoint)
         owned = {entry for weight in quantized.values() for entry in weight.entries}
         shapes: dict[str, tuple[int, ...]] = {name: weight.shape for name, weight in quantized.items()}
@@ -112,10 +112,10 @@ def inspect(path: str | Path) -> InspectResult:
                 )
             )
         elements = Counter(weight.block.element for weight in quantized.values())
-        architectures = checkpoint.config.get("architectures") or ["unknown"]
+        architectures = checkpoint.config.get("architectures")
         return InspectResult(
             path=checkpoint.path,
-            architecture=str(architectures[0]),
+            architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown",
             layout=layout.name,
             element=elements.most_common(1)[0][0] if elements else "",
             tensors=tuple(tensors),

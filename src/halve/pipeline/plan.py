@@ -16,6 +16,7 @@ from halve.schemes import Scheme
 from halve.schemes.recipe import Recipe, matches
 
 METADATA = {"format": "pt"}  # transformers refuses weight files that do not say so
+NOT_FINITE = "not finite"
 SHARD_BYTES = 5_000_000_000  # Hugging Face's default, so that every file stays below their 5 GB upload limit
 
 
@@ -82,12 +83,20 @@ class Plan:
         return shards
 
     def keep(self, names: set[str]) -> "Plan":
-        """This plan with the tensors ``names``, and what is fused with them, left in their source type."""
+        """This plan with the tensors ``names``, and what is fused with them, left in their source type.
+
+        Raises RecipeError where nothing is left to quantize.
+        """
         groups = {t.group for t in self.tensors if t.source.name in names}
+        if groups.issuperset(t.group for t in self.quantized):
+            raise RecipeError(
+                "every tensor to quantize holds NaN or Inf, or is fused with one that does",
+                hint="the checkpoint is damaged: fetch it again",
+            )
         return replace(
             self,
             tensors=tuple(
-                _kept(t.source, "not finite" if t.source.name in names else "fused with a tensor that is not finite")
+                _kept(t.source, NOT_FINITE if t.source.name in names else "fused with a tensor that is not finite")
                 if t.action == "quantize" and t.group in groups
                 else t
                 for t in self.tensors
@@ -172,7 +181,7 @@ def check_scheme(scheme: Scheme, layout: Layout) -> None:
     if scheme.needs_calibration:
         others = [s.name for s in schemes.SCHEMES.values() if s.weight == scheme.weight and not s.needs_calibration]
         raise UnsupportedError(
-            f"{scheme.name} needs --calibrate (its activation scales come from data); {' / '.join(others)} do not",
+            f"{scheme.name} needs --calibrate: its activation scales come from data ({' and '.join(others)} need none)",
             hint=f"use --scheme {others[0]}",
         )
     if reason := layout.refusal(scheme):
@@ -200,9 +209,13 @@ def _why(info: TensorInfo, scheme: Scheme, recipe: Recipe) -> str:
     if scheme.dense:
         return f"already {info.dtype}" if FLOATS[info.dtype] == scheme.weight.element else ""
     included = matches(recipe.include, info.name)
-    if included and len(info.shape) != 2:
-        raise RecipeError(f"--include {included}: {info.name} is {len(info.shape)}-D; {scheme.name} takes matrices")
-    return "" if included else why_kept(info.name, len(info.shape))
+    why = why_kept(info.name, len(info.shape))
+    if included and (len(info.shape) != 2 or why in ("not a weight", "embedding")):
+        raise RecipeError(
+            f"--include {included}: {info.name} is no linear layer ({why})",
+            hint="engines read quantized linear layers only: matrices called *.weight that are no embedding",
+        )
+    return "" if included else why
 
 
 def _check_patterns(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -239,7 +252,7 @@ def _entries(layout: Layout, info: TensorInfo, scheme: Scheme) -> list[TensorInf
     try:
         return layout.entries(info, scheme)
     except FormatError as error:
-        raise FormatError(
+        raise RecipeError(
             f"{info.name}: {error} ({scheme.name})",
-            hint=f"--ignore 're:.*{info.name.split('.')[-2]}' or a per-row scheme (fp8_dynamic, w8a8)",
+            hint=f"--ignore 're:.*{module(info.name).rpartition('.')[2]}' or a per-row scheme (fp8_dynamic, w8a8)",
         ) from None

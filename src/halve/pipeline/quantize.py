@@ -21,20 +21,22 @@ import numpy as np
 
 from halve import schemes
 from halve.algorithms import rtn
+from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, Checkpoint, TensorInfo
+from halve.checkpoint.hf import INDEX, SINGLE
 from halve.checkpoint.safetensors import ShardWriter
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import FormatError, HalveError, OutputError, UnsupportedError
 from halve.layouts.base import as_bytes, module
+from halve.models.fused import fused_group
 from halve.models.linear import OUTPUT_HEAD, why_kept
-from halve.pipeline import manifest
-from halve.pipeline.plan import METADATA, SHARD_BYTES, Plan, TensorPlan, default_layout, plan
+from halve.pipeline.plan import METADATA, NOT_FINITE, SHARD_BYTES, Plan, TensorPlan, default_layout, plan
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.workers import Buffers, Cancelled, bands, run
 from halve.schemes.quantize import ScaleRule, Weights, absmax, check_rule, nonfinite_error, tensor_scale
 from halve.schemes.recipe import OnNonfinite, Recipe
 
-INDEX = "model.safetensors.index.json"
+LOCK = ".halve-job"  # in a folder that a job is writing into
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class QuantizeResult:
         """What to tell, a line each."""
         yield "written", str(self.path)
         yield "scheme", f"{self.plan.scheme.name} as {self.plan.recipe.layout}"
-        yield "weights", f"{self.bytes:,} bytes, {100 * self.bytes / self.source_bytes:.1f} % of the source"
+        yield "weights", f"{self.bytes:,} bytes, {100 * self.bytes / max(self.source_bytes, 1):.1f} % of the source"
         yield "tensors", self.plan.summary
         yield "time", f"{self.seconds:.2f} s, {self.source_bytes / 1e9 / self.seconds:.2f} GB/s read"
 
@@ -144,7 +146,7 @@ def quantize(
                 job = job.keep(_nonfinite(checkpoint, job, threads))
             return _Writer(checkpoint, job, out, shard_bytes, progress).write(threads, began)
         except BaseException:
-            _abandon(out, created)
+            _abandon(out, created=created)
             raise
     finally:
         if checkpoint is not source:
@@ -158,12 +160,17 @@ def _claim(out: Path, job: Plan) -> bool:
     created = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        (out / LOCK).touch(exist_ok=False)
         free = shutil.disk_usage(out).free
+    except FileExistsError:
+        raise OutputError(
+            f"{out}: another job is writing there",
+            hint=f"choose another folder; where no job runs, remove {out / LOCK}",
+        ) from None
     except OSError as error:
         raise OutputError(f"{out}: {error.strerror}", hint="choose a folder that you may write to") from None
     if free < job.nbytes:
-        if created:
-            out.rmdir()
+        _abandon(out, created=created)
         raise OutputError(
             f"{out}: {job.nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free",
             hint="free some space, choose another disk, or a scheme of fewer bits",
@@ -171,9 +178,11 @@ def _claim(out: Path, job: Plan) -> bool:
     return created
 
 
-def _abandon(out: Path, created: bool) -> None:
+def _abandon(out: Path, *, created: bool) -> None:
+    """Remove what the job has written: everything, for it held the lock of an empty folder."""
     for path in out.iterdir():
-        path.unlink()
+        with suppress(OSError):
+            path.unlink()
     if created:
         with suppress(OSError):
             out.rmdir()
@@ -221,10 +230,14 @@ class _Writer:
         self.buffers = Buffers()
         self.meter = Meter(sum(t.source.nbytes for t in job.tensors), progress)
         shards = job.shards(shard_bytes)
-        self.shards = [
-            ShardWriter(out / _shard_name(i, len(shards)), [e for t in shard for e in t.entries], METADATA)
-            for i, shard in enumerate(shards)
-        ]
+        self.shards: list[ShardWriter] = []
+        try:
+            for i, shard in enumerate(shards):
+                entries = [entry for tensor in shard for entry in tensor.entries]
+                self.shards.append(ShardWriter(out / _shard_name(i, len(shards)), entries, METADATA))
+        except BaseException:
+            self._discard()
+            raise
         self.shard_of = {
             t.source.name: writer for shard, writer in zip(shards, self.shards, strict=True) for t in shard
         }
@@ -239,8 +252,7 @@ class _Writer:
             for shard in self.shards:
                 shard.finish()
         except BaseException:
-            for shard in self.shards:
-                shard.discard()
+            self._discard()
             raise
         source_hashes = {name: digest for hashes, _ in done for name, digest in hashes.items()}
         written = {name: digest for _, hashes in done for name, digest in hashes.items()}
@@ -253,6 +265,10 @@ class _Writer:
             seconds=perf_counter() - began,
             warnings=warnings,
         )
+
+    def _discard(self) -> None:
+        for shard in self.shards:
+            shard.discard()
 
     def _group(self, group: list[TensorPlan], stop: Event) -> tuple[dict[str, str], dict[str, str]]:
         """Write the tensors of one fused group; hashes of what was read and of what was written, by name."""
@@ -328,10 +344,10 @@ class _Writer:
             index = {"metadata": {"total_size": self.job.nbytes}, "weight_map": located}
             files[INDEX] = (json.dumps(index, indent=1) + "\n").encode()
         for name, content in files.items():
-            (self.out / name).write_bytes(content)
-        manifest.Manifest(
+            self._put(name, content)
+        facts = manifest.Manifest(
             source={
-                "name": self.checkpoint.path.name,
+                "name": self.checkpoint.path.resolve().name,
                 "sha256": manifest.content_hash(self.checkpoint.tensors, source_hashes),
             },
             recipe=manifest.recipe_json(self.job.recipe),
@@ -343,17 +359,42 @@ class _Writer:
                 for t in self.job.tensors
                 for e in t.entries
             },
-        ).write(self.out)
-        return warnings
+            not_finite=[t.source.name for t in self.job.tensors if t.why == NOT_FINITE],
+        )
+        self._put(manifest.NAME, facts.serialised())
+        (self.out / LOCK).unlink()
+        return (*warnings, *self._doubts())
+
+    def _put(self, name: str, content: bytes) -> None:
+        part = self.out / f"{name}.part"
+        try:
+            part.write_bytes(content)
+            part.replace(self.out / name)
+        except OSError as error:
+            raise OutputError(
+                f"{self.out / name}: cannot be written: {error.strerror}",
+                hint="free some space, or choose another disk",
+            ) from None
+
+    def _doubts(self) -> Iterator[str]:
+        """What may keep engines from loading the result."""
+        if "auto_map" in self.checkpoint.config:
+            yield "config.json names Python code (auto_map), which is not copied: copy it from the source yourself"
+        quantized = {t.group for t in self.job.quantized}
+        for tensor in self.job.tensors:
+            group = fused_group(tensor.source.name)
+            if tensor.why.startswith("--ignore") and group in quantized:
+                yield f"{tensor.source.name} is ignored, others of {group} are not: engines that fuse them refuse it"
 
     def _kept(self) -> list[str]:
         """Linear modules that engines must not expect to be quantized.
 
         The output head of a model with tied embeddings has no tensor of its own and is a linear module all the same.
         """
-        reasons = ("", "output head", "router")
+        reasons = ("", "output head", "router", "vision or audio")
         kept = [t.source for t in self.job.tensors if t.action == "keep"]
-        names = [module(info.name) for info in kept if why_kept(info.name, len(info.shape)) in reasons]
+        matrices = [info for info in kept if info.name.endswith(".weight") and len(info.shape) == 2]
+        names = [module(info.name) for info in matrices if why_kept(info.name, 2) in reasons]
         return names if f"{OUTPUT_HEAD}.weight" in self.checkpoint.tensors else [*names, OUTPUT_HEAD]
 
     def _auxiliary(self) -> tuple[dict[str, bytes], tuple[str, ...]]:
@@ -371,4 +412,4 @@ def _in_tensor(tensor: TensorPlan, error: HalveError) -> FormatError:
 
 
 def _shard_name(index: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+    return SINGLE if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"

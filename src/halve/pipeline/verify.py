@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from html import escape
 from math import isfinite
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve import layouts, schemes
+from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
 from halve.checkpoint.hf import HfCheckpoint
 from halve.checkpoint.safetensors import read_header
@@ -22,7 +24,6 @@ from halve.codecs.reference import value_table
 from halve.errors import CheckpointError, HalveError
 from halve.evaluate.sqnr import Sqnr
 from halve.layouts.base import Layout, Stored
-from halve.pipeline import manifest
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.workers import Buffers, Cancelled, bands, run
 from halve.schemes import Scheme
@@ -135,14 +136,15 @@ def verify(
 
     Raises CheckpointError where the folder, or the source, cannot be opened as a checkpoint at all.
     """
-    checkpoint = HfCheckpoint(Path(path))
-    source = None if against is None else open_checkpoint(against)
-    try:
-        return _Verification(checkpoint, source, threads, progress).result()
-    finally:
-        checkpoint.close()
-        if source is not None:
-            source.close()
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder} {what}", hint="give the folder of a checkpoint in safetensors")
+    with closing(HfCheckpoint(folder)) as checkpoint:
+        if against is None:
+            return _Verification(checkpoint, None, threads, progress).result()
+        with closing(open_checkpoint(against)) as source:
+            return _Verification(checkpoint, source, threads, progress).result()
 
 
 @dataclass(slots=True)
@@ -158,7 +160,7 @@ class _Verification:
     def result(self) -> VerifyResult:
         checkpoint = self.checkpoint
         written = self._manifest()
-        layout = layouts.detect(checkpoint.config)
+        layout = layouts.detect(checkpoint)
         try:
             stored = layout.open(checkpoint)
         except CheckpointError as error:
@@ -176,7 +178,7 @@ class _Verification:
                 loss = self._quantized(layout, job, scheme, stop)
                 names = job.entries
             else:
-                loss = self._kept(job, scheme, stop)
+                loss = self._kept(job, written, scheme, stop)
                 names = (job.name,)
             for name in names:
                 self._hash(written, name, stop)
@@ -225,6 +227,9 @@ class _Verification:
             else:
                 content = hashlib.sha256(file.read_bytes()).hexdigest()
                 self._same(name, "the file has", content, facts.get("sha256"))
+        for file in folder.glob("*.safetensors"):
+            if file.name not in written.files:
+                self._problem(file.name, f"a weight file that {manifest.NAME} does not list")
         for name in written.tensors.keys() ^ self.checkpoint.tensors.keys():
             self._problem(name, "missing" if name in written.tensors else f"not listed in {manifest.NAME}")
         return written
@@ -276,28 +281,29 @@ class _Verification:
                 sqnr.add(self._source_band(origin, start, end), dequantize(q))
         return None if origin is None else self._loss(weight.name, sqnr, scheme)
 
-    def _kept(self, info: TensorInfo, scheme: Scheme | None, stop: Event) -> TensorLoss | None:
-        if info.dtype not in FLOATS:
-            return None
+    def _kept(
+        self, info: TensorInfo, written: manifest.Manifest | None, scheme: Scheme | None, stop: Event
+    ) -> TensorLoss | None:
         origin = None if self.source is None else self.source.tensors.get(info.name)
         if origin is not None and origin.shape != info.shape:
             self._problem(info.name, f"shape {list(info.shape)}, the source has {list(origin.shape)}")
             origin = None
+        known = written is not None and info.name in written.not_finite
         sqnr = Sqnr()
         for start, end, data in self._read(self.checkpoint, info, stop):
-            band = np.frombuffer(data, DTYPES[info.dtype]).astype(np.float32)
-            if not np.isfinite(band).all():
+            band = np.frombuffer(data, DTYPES[info.dtype])
+            if info.dtype in FLOATS and not known and not np.isfinite(band.astype(np.float32)).all():
                 self._problem(info.name, f"NaN or Inf in rows {start} to {end - 1}")
                 return None
-            if origin is not None:
-                sqnr.add(self._source_band(origin, start, end), band)
-        if origin is None:
-            return None
-        if origin.dtype != info.dtype:
-            return self._loss(info.name, sqnr, scheme)
-        if sqnr.noise:
-            self._problem(info.name, "differs from the source, from which it should have been copied")
-        return None
+            if origin is None:
+                continue
+            before = self._source_band(origin, start, end)
+            if origin.dtype != info.dtype:
+                sqnr.add(before, band.astype(np.float32))
+            elif before.tobytes() != data:
+                self._problem(info.name, f"rows {start} to {end - 1} differ from the source, of which they are a copy")
+                return None
+        return self._loss(info.name, sqnr, scheme) if origin is not None and origin.dtype != info.dtype else None
 
     def _loss(self, name: str, sqnr: Sqnr, scheme: Scheme | None) -> TensorLoss:
         if scheme and sqnr.db < scheme.floor_db:

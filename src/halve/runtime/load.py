@@ -45,7 +45,7 @@ def load(path: str | Path, *, threads: int | None = None) -> Model:
 class _Loading:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.layout: Layout = layouts.detect(checkpoint.config)
+        self.layout: Layout = layouts.detect(checkpoint)
         self.stored: dict[str, Stored] = self.layout.open(checkpoint)
 
     def model(self, threads: int | None) -> Model:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve.codecs import dispatch, reference
-from halve.errors import FormatError
+from halve.errors import FormatError, UnsupportedError
 from halve.formats import Float, Int
 from halve.schemes import native
 from halve.schemes.qtensor import QTensor
@@ -50,12 +50,12 @@ def scale_rules(block: Block) -> tuple[ScaleRule, ...]:
 
 
 def check_rule(block: Block, rule: ScaleRule | None) -> ScaleRule:
-    """The rule to use. Raises FormatError for a rule that ``block`` does not admit."""
+    """The rule to use. Raises UnsupportedError for a rule that ``block`` does not admit."""
     rules = scale_rules(block)
     if rule is None:
         return rules[0]
     if rule not in rules:
-        raise FormatError(
+        raise UnsupportedError(
             f"scale rule {rule!r} does not apply to {block.element} with {block.scale} scales",
             hint=f"use {' or '.join(rules)}",
         )
@@ -84,8 +84,8 @@ def quantize(block: Block, w: Weights, *, rule: ScaleRule | None = None, tensor_
     ``tensor_scale`` is the factor shared by a fused group; by default it is taken from ``w``. ``w`` may be float32,
     float16 or ``ml_dtypes.bfloat16``.
 
-    Raises FormatError for NaN or Inf in ``w`` (naming the first index), for columns that the block size does not
-    divide, and for a scale rule that ``block`` does not admit.
+    Raises FormatError for NaN or Inf in ``w`` (naming the first index) and for columns that the block size does not
+    divide, UnsupportedError for a scale rule that ``block`` does not admit.
     """
     rule = check_rule(block, rule)
     block.tile(*_shape(w))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Manifest:
     scheme: dict[str, Any]  # as bound: block size and scale type resolved
     files: dict[str, dict[str, Any]]  # name -> bytes, sha256 (of a weight file: of its header)
     tensors: dict[str, dict[str, Any]]  # name -> file, sha256
+    not_finite: list[str] = field(default_factory=list)  # tensors kept because they hold NaN or Inf
     halve: str = halve.__version__
 
     def serialised(self) -> bytes:
@@ -36,10 +37,6 @@ class Manifest:
         fields = asdict(self)
         digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
         return (json.dumps(fields | {"sha256": digest}, indent=1) + "\n").encode()
-
-    def write(self, folder: Path) -> None:
-        """Write ``halve.json`` into ``folder``."""
-        (folder / NAME).write_bytes(self.serialised())
 
 
 def read(folder: Path) -> Manifest | None:
