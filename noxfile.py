@@ -15,6 +15,13 @@ def clients(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The report in a real browser. Needs Debian's chromium."""
+    session.install(".[demo,test]", env=NATIVE)
+    session.run("pytest", "-q", "tests/browser", env=NATIVE)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Random and mutated headers, many more than in the default tests."""
     session.install(".[test]", env=NATIVE)

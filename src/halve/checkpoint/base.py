@@ -87,6 +87,10 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def stored(self, name: str) -> tuple[str, int]:
+        """Type and bytes that tensor ``name`` has in its file: a GGUF block type may stand behind a BF16 tensor."""
+        ...
+
     def release(self, name: str) -> None:
         """Say that ``name`` will not be read again, so that its pages may leave the page cache."""
         ...

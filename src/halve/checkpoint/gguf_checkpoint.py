@@ -66,6 +66,11 @@ class GgufCheckpoint:
             self._decode(source, first, last, rows[first - start : last - start])
         return filled
 
+    def stored(self, name: str) -> tuple[str, int]:
+        """Type and bytes of ``name`` in the file, before it is dequantized."""
+        tensor = self._sources[name].tensor
+        return tensor.encoding.name, tensor.nbytes
+
     def release(self, name: str) -> None:
         """Let the pages of ``name`` leave the page cache."""
         self._file.release(self._sources[name].tensor)

@@ -106,6 +106,10 @@ class HfCheckpoint:
         reader.read_into(located.begin + start * info.row_bytes, filled, name)
         return filled
 
+    def stored(self, name: str) -> tuple[str, int]:
+        """Type and bytes of ``name`` in its file."""
+        return self.tensors[name].dtype, self.tensors[name].nbytes
+
     def release(self, name: str) -> None:
         """Let the pages of ``name`` leave the page cache."""
         reader, located = self._places[name]

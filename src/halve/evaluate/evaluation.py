@@ -113,7 +113,7 @@ def loss(operands: Operands, passages: Sequence[Passage], scores: Sequence[Score
 def _row(passage: Passage, scores: Scores) -> PassageLoss:
     base = scores.base
     return PassageLoss(
-        text=passage.text,
+        text=passage.text.name,
         number=passage.number,
         nll=float(scores.nll.mean()),
         base_nll=None if base is None else float(base.nll.mean()),
@@ -261,7 +261,7 @@ class Evaluation:
 
 def facts(texts: Sequence[Text], passages: Sequence[Passage]) -> tuple[TextFacts, ...]:
     """What identifies ``texts``, and how many of the ``passages`` are of each."""
-    return tuple(TextFacts(t.name, t.sha256, sum(p.text == t.name for p in passages)) for t in texts)
+    return tuple(TextFacts(t.name, t.sha256, sum(p.text is t for p in passages)) for t in texts)
 
 
 def _cell(estimate: Estimate | None, digits: int) -> str | None:

@@ -131,10 +131,17 @@ class Evaluator:
         )
 
     def _cut(self, model: Model) -> list[Passage]:
-        model.check_length(self._window)
+        self._check_context(model)
         tokenizer = model.tokenizer
         cut = (passages.cut(t, tokenizer, windows=self._windows, window=self._window) for t in self._texts)
         return [passage for found in cut for passage in found]
+
+    def _check_context(self, model: Model) -> None:
+        if self._window > model.context:
+            raise UnsupportedError(
+                f"{model.path}: a window of {self._window} tokens is more than the context of {model.context}",
+                hint=f"--window {model.context}, or less",
+            )
 
     def _check(self, model: Model) -> Sequence[Passage]:
         """The passages for ``model``. Raises UnsupportedError where it is no relative of the base."""
@@ -154,7 +161,7 @@ class Evaluator:
                 f"{model.path} and {base.path} are different models: {different} is not the same in both",
                 hint="give --against the model that it was quantized from",
             )
-        model.check_length(self._window)
+        self._check_context(model)
         for t in self._texts if _has_tokenizer(model) else ():
             ids, expected = (m.tokenizer.encode(t.content[:_COMPARED]).tolist() for m in (model, base))
             if ids != expected:

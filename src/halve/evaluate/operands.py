@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from halve import formats, schemes
+from halve.checkpoint.base import FLOATS
 from halve.codecs import dispatch
 from halve.errors import CheckpointError, FormatError, UnsupportedError
 from halve.evaluate.subject import Subject
@@ -99,8 +100,8 @@ def _scheme(subject: Subject, name: str | None) -> Scheme:
             f"{subject.path} is not quantized: no engine quantizes activations in front of such weights",
             hint="quantize it first, or leave out --activations",
         )
-    elements = {block.element for block in subject.blocks.values()}
-    fitting = [s.name for s in SCHEMES.values() if s.activation is not None and s.weight.element in elements]
+    stored = {_kind(block) for block in subject.blocks.values()}
+    fitting = [s.name for s in SCHEMES.values() if s.activation is not None and _kind(s.weight) in stored]
     hint = f"say --scheme {' or '.join(fitting)}" if fitting else "leave out --activations"
     if name is None and not subject.scheme:
         raise UnsupportedError(f"{subject.path} does not say how activations are quantized (no halve.json)", hint=hint)
@@ -108,11 +109,17 @@ def _scheme(subject: Subject, name: str | None) -> Scheme:
     if row.activation is None:
         raise UnsupportedError(f"{subject.path}: {row.name} leaves activations in 16 bits", hint=hint)
     if row.name not in fitting:
+        weights = sorted({f"{element} under {scale} scales" for element, scale, _ in stored})
         raise UnsupportedError(
-            f"{subject.path} has weights in {', '.join(sorted(elements))}, and {row.name} in {row.weight.element}",
-            hint=hint,
+            f"{subject.path} has weights in {', '.join(weights)}: they are not {row.name}'s", hint=hint
         )
     return row
+
+
+def _kind(block: Block) -> tuple[str, str, bool]:
+    """What two blocks have in common if one engine kernel reads both: element, kind of scale, tiles or not."""
+    scale = "float" if block.scale in FLOATS.values() else str(block.scale)
+    return block.element, scale, isinstance(block.block_size, tuple)
 
 
 class Largest:

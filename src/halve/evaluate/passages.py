@@ -17,7 +17,7 @@ SMALLEST = 8  # tokens of a window: less than this is no context
 class Passage:
     """One window of a text. Every token of its second half is predicted from all that stand before it in the window."""
 
-    text: str
+    text: Text
     number: int  # of the window in its text, from 0
     tokens: Tokens
 
@@ -54,7 +54,7 @@ def cut(text: Text, tokenizer: Tokenizer, *, windows: int, window: int) -> list[
             hint="give a longer text, or a smaller --window",
         )
     return [
-        Passage(text.name, number, np.concatenate([opening, tokens[number * step : (number + 1) * step]]))
+        Passage(text, number, np.concatenate([opening, tokens[number * step : (number + 1) * step]]))
         for number in range(min(windows, len(tokens) // step))
     ]
 

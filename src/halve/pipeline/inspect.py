@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from halve import layouts
+from halve.checkpoint.base import DTYPES
 from halve.checkpoint.source import open_checkpoint
 from halve.models.linear import why_kept
 
@@ -98,25 +99,27 @@ def inspect(path: str | Path) -> InspectResult:
         tensors = []
         for name, shape in sorted(shapes.items()):
             entries = quantized[name].entries if name in quantized else (name,)
-            infos = [checkpoint.tensors[entry] for entry in entries]
-            size = sum(info.nbytes for info in infos)
+            parts = [(entry, *checkpoint.stored(entry), checkpoint.tensors[entry].shape) for entry in entries]
+            size = sum(nbytes for _, _, nbytes, _ in parts)
+            blocks = name not in quantized and parts[0][1] not in DTYPES  # a block type of llama.cpp
             tensors.append(
                 InspectedTensor(
                     name=name,
                     shape=shape,
-                    stored=tuple(f"{info.name} {info.dtype} {list(info.shape)}" for info in infos),
+                    stored=tuple(f"{entry} {dtype} {list(part)}" for entry, dtype, _, part in parts),
                     bytes=size,
                     bpw=8 * size / max(prod(shape), 1),
-                    quantized=name in quantized,
+                    quantized=blocks or name in quantized,
                     note="" if name in quantized else why_kept(name, len(shape)),
                 )
             )
         elements = Counter(weight.block.element for weight in quantized.values())
+        elements.update(t.stored[0].split()[1] for t in tensors if t.quantized and t.name not in quantized)
         architectures = checkpoint.config.get("architectures")
         return InspectResult(
             path=checkpoint.path,
             architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown",
-            layout=layout.name,
+            layout="gguf" if checkpoint.path.suffix == ".gguf" else layout.name,
             element=elements.most_common(1)[0][0] if elements else "",
             tensors=tuple(tensors),
         )
