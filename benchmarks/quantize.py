@@ -23,6 +23,7 @@ PEER = "llm-compressor"
 SCHEMES = {"nvfp4a16": 8.0, "mxfp4a16": 8.0, "fp8_dynamic": 4.0}  # scheme -> goal: times faster than the peer
 MAX_RSS = 700e6
 RATE_GOAL = 0.7
+PAIRS_7B = 3
 READ_BLOCK = 8 << 20
 ROOM_7B = 20e9  # bytes: the checkpoint, and what is made of it
 
@@ -102,30 +103,34 @@ def rate_7b(folder: Path, small_peak: int, *, as_json: bool) -> None:
     """Rate of a 7B-sized checkpoint read from disk, against the disk's own; peak memory against the small model's."""
     source = folder / "7b"
     synthetic.write(source, "7b")
-    disk = max(read_rate(source), read_rate(source))
-    drop_pages(source)
-    run = quantize(source, "nvfp4a16")
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
-    rate = size / run.seconds
+    pairs = []
+    for _ in range(PAIRS_7B):  # the disk swings by 2x from minute to minute: compare neighbours
+        disk = read_rate(source)
+        drop_pages(source)
+        run = quantize(source, "nvfp4a16")
+        pairs.append((size / run.seconds / disk, size / run.seconds, disk, run.max_rss))
+    ratio, rate, disk, _ = sorted(pairs)[PAIRS_7B // 2]
+    peak = max(max_rss for *_, max_rss in pairs)
     Figure(
         metric="quantize_7b_rate",
         value=rate / 1e9,
         unit="GB/s",
         peer="sequential read of the same files",
         peer_value=disk / 1e9,
-        ratio=rate / disk,
-        goal=f">= {RATE_GOAL} of the disk",
-        met=rate >= RATE_GOAL * disk,
+        ratio=ratio,
+        goal=f">= {RATE_GOAL} of the disk, median of {PAIRS_7B}",
+        met=ratio >= RATE_GOAL,
     ).print(as_json=as_json)
     Figure(
         metric="quantize_7b_peak_rss",
-        value=run.max_rss / 1e6,
+        value=peak / 1e6,
         unit="MB",
         peer="the 0.5B model",
         peer_value=small_peak / 1e6,
-        ratio=run.max_rss / small_peak,
+        ratio=peak / small_peak,
         goal="within 10 % of the small model's",
-        met=run.max_rss <= 1.1 * small_peak,
+        met=peak <= 1.1 * small_peak,
     ).print(as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""Perplexity and divergence beside torch's cross entropy and KL divergence of transformers' logits, on equal windows."""
+"""Perplexity and divergence beside torch: its cross entropy and KL divergence of logits that transformers computes."""
 
 from math import exp
 
