@@ -25,7 +25,7 @@ def test_json_says_which_layout_holds_which_scheme():
     assert list(found) == list(SCHEMES)
     for name, row in found.items():
         for layout in layouts.layouts().values():
-            assert (layout.name in row["layouts"]) == (not layout.refusal(SCHEMES[name]))
+            assert (layout.name in row["layouts"]) == (not layout.supports(SCHEMES[name]).refused)
             assert (layout.name in row["refusals"]) != (layout.name in row["layouts"])
     assert found["nvfp4"]["needs_calibration"]
     assert not found["nvfp4a16"]["needs_calibration"]

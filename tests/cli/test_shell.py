@@ -70,7 +70,7 @@ def test_completion_imports_nothing_heavy_for_commands(run):
         check=True,
         env=os.environ | env,
     )
-    assert done.stdout.splitlines() == ["plain,cast", "plain,cache", "plain,completion", "[]"]
+    assert done.stdout.splitlines() == ["plain,convert", "plain,cast", "plain,cache", "plain,completion", "[]"]
 
 
 def test_help_tells_every_command(run):

@@ -264,7 +264,7 @@ def test_a_partly_ignored_fused_layer_and_foreign_code_are_warnings(source, tmp_
     (source / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Model"}}))
     result = halve.quantize(source, tmp_path / "out", "w8a8", ignore=["re:.*q_proj"])
     assert any("auto_map" in warning for warning in result.warnings)
-    assert any("layers.0.self_attn.q_proj.weight is ignored" in warning for warning in result.warnings)
+    assert any("self_attn.qkv_proj are ignored and w8a8" in warning for warning in result.warnings)
 
 
 def test_kept_tensors_that_are_not_finite_are_no_problem_later(tmp_path):

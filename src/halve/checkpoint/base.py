@@ -76,6 +76,11 @@ class Checkpoint(Protocol):
         ...
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files."""
+        ...
+
+    @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Its tensors by name, in the order in which their data lies."""
         ...

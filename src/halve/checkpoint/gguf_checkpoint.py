@@ -33,6 +33,7 @@ class GgufCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files = (path,)
         self._file = GgufFile(path)
         try:
             model = map_model(self._file.metadata, self._file.tensors)

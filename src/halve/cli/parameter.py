@@ -54,6 +54,21 @@ class NameOrPath(Name):
         return [*super().shell_complete(ctx, param, incomplete), CompletionItem(incomplete, type="file")]
 
 
+class Override(click.ParamType):  # type: ignore[type-arg]
+    """``NAME=SCHEME``: a tensor, module or ``re:`` pattern, and what it becomes."""
+
+    name = "override"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """The pair. Raises UnknownNameError for an unknown scheme."""
+        if isinstance(value, tuple):
+            return value
+        pattern, equals, scheme = str(value).rpartition("=")
+        if not (pattern and equals):
+            self.fail(f"{value!r} is not NAME=SCHEME, such as re:.*down_proj=fp8_dynamic", param, ctx)
+        return pattern, SCHEME.convert(scheme, param, ctx)
+
+
 class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes: ``1500000``, ``8GB`` (10^9), ``8GiB`` (2^30)."""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from halve.cli.parameter import LAYOUT, SCHEME, Size, json_option
+from halve.cli.parameter import LAYOUT, SCHEME, Override, Size, json_option
 
 
 @click.command()
@@ -15,6 +15,14 @@ from halve.cli.parameter import LAYOUT, SCHEME, Size, json_option
 @click.option("--rule", help="How block scales follow from the weights. Default: the best measured for the scheme.")
 @click.option("--ignore", multiple=True, metavar="NAME", help="Leave this tensor or module alone; re:REGEX for many.")
 @click.option("--include", multiple=True, metavar="NAME", help="Quantize this matrix too, such as lm_head.")
+@click.option(
+    "--override",
+    "overrides",
+    multiple=True,
+    type=Override(),
+    metavar="NAME=SCHEME",
+    help="Another scheme for this tensor or module: re:.*down_proj=mxfp8",
+)
 @click.option(
     "--on-nonfinite",
     type=click.Choice(["error", "keep"]),
@@ -35,6 +43,7 @@ def command(
     rule: str | None,
     ignore: tuple[str, ...],
     include: tuple[str, ...],
+    overrides: tuple[tuple[str, str], ...],
     on_nonfinite: str,
     shard_size: int,
     threads: int | None,
@@ -53,7 +62,14 @@ def command(
     from halve.cli.render import progress, show, show_json, show_table, size
     from halve.pipeline.quantize import make_plan, quantize
 
-    choices = {"layout": layout, "rule": rule, "ignore": ignore, "include": include, "on_nonfinite": on_nonfinite}
+    choices = {
+        "layout": layout,
+        "rule": rule,
+        "ignore": ignore,
+        "include": include,
+        "overrides": overrides,
+        "on_nonfinite": on_nonfinite,
+    }
     if dry_run:
         from halve.checkpoint.source import open_checkpoint
 

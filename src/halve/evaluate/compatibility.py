@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from halve import layouts
+from halve.layouts.base import Support
 from halve.schemes import SCHEMES, Block, Scheme, get
 from halve.schemes.quantize import scale_rules
 
@@ -14,14 +15,19 @@ class SchemeInfo:
     """A scheme, and of every layout whether it holds it."""
 
     scheme: Scheme
-    refusals: dict[str, str]  # layout -> why it cannot hold the scheme; empty where it can
+    support: dict[str, Support]  # layout -> what it says of the scheme
 
     columns: ClassVar[tuple[str, ...]] = ("fact", "value")
 
     @property
     def layouts(self) -> list[str]:
         """Layouts that hold the scheme."""
-        return [layout for layout, refusal in self.refusals.items() if not refusal]
+        return [layout for layout, support in self.support.items() if not support.refused]
+
+    @property
+    def engines(self) -> list[str]:
+        """Programs that load the scheme in one of its layouts."""
+        return list(dict.fromkeys(engine for layout in self.layouts for engine in self.support[layout].engines))
 
     def rows(self) -> Iterator[tuple[str, str | int | float | None]]:
         """The cells of `columns`, a row for each fact."""
@@ -35,8 +41,8 @@ class SchemeInfo:
         yield "scale rules", None if self.scheme.dense else ", ".join(scale_rules(weight))
         yield "healthy SQNR", f"at least {self.scheme.floor_db:g} dB"
         yield "calibration", "needed" if self.scheme.needs_calibration else "not needed"
-        for layout, refusal in self.refusals.items():
-            yield f"layout {layout}", f"no: {refusal}" if refusal else "yes"
+        for layout, support in self.support.items():
+            yield f"layout {layout}", _support(support)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""
@@ -51,7 +57,9 @@ class SchemeInfo:
             "floor_db": self.scheme.floor_db,
             "needs_calibration": self.scheme.needs_calibration,
             "layouts": self.layouts,
-            "refusals": {layout: refusal for layout, refusal in self.refusals.items() if refusal},
+            "refusals": {layout: support.refused for layout, support in self.support.items() if support.refused},
+            "lossy": {layout: support.lossy for layout, support in self.support.items() if support.lossy},
+            "engines": {layout: list(self.support[layout].engines) for layout in self.layouts},
             "about": self.scheme.about,
         }
 
@@ -98,12 +106,19 @@ class SchemeTable:
 def describe(name: str) -> SchemeInfo:
     """One scheme. Raises UnknownNameError."""
     scheme = get(name)
-    return SchemeInfo(scheme, {layout.name: layout.refusal(scheme) for layout in layouts.layouts().values()})
+    return SchemeInfo(scheme, {layout.name: layout.supports(scheme) for layout in layouts.layouts().values()})
 
 
 def describe_all() -> SchemeTable:
     """Every scheme, in the order of the table."""
     return SchemeTable(tuple(describe(name) for name in SCHEMES))
+
+
+def _support(support: Support) -> str:
+    if support.refused:
+        return f"refused: {support.refused}"
+    kind = f"lossy ({support.lossy})" if support.lossy else "lossless"
+    return f"{kind}; loaded by {', '.join(support.engines)}" if support.engines else kind
 
 
 def _size(block: Block) -> str | None:

@@ -45,7 +45,7 @@ def describe(path: str | Path) -> Subject:
 
 
 def _describe(checkpoint: Checkpoint) -> Subject:
-    stored = layouts.detect(checkpoint).open(checkpoint)
+    stored = {} if checkpoint.quantization is None else layouts.detect(checkpoint).open(checkpoint)
     folder = isinstance(checkpoint, HfCheckpoint)
     written = manifest.read(checkpoint.path) if folder else None
     files = checkpoint.files if isinstance(checkpoint, HfCheckpoint) else (checkpoint.path,)

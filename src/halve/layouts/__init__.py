@@ -26,12 +26,13 @@ def get(name: str) -> Layout:
 
 
 def detect(checkpoint: Checkpoint) -> Layout:
-    """The layout of a checkpoint by its config. Raises CheckpointError for one that halve does not read."""
-    found = checkpoint.quantization
-    config = checkpoint.config if found is None else checkpoint.config | {"quantization_config": found}
-    for layout in layouts().values():
-        if layout.detect(config):
+    """The layout of a checkpoint. Raises CheckpointError for one that halve does not read."""
+    for layout in sorted(
+        layouts().values(), key=lambda layout: layout.name == "dense"
+    ):  # which is what nothing else is
+        if layout.detect(checkpoint):
             return layout
+    found = checkpoint.quantization
     method = (found.get("quant_method") or found.get("quant_algo")) if isinstance(found, dict) else found
     raise CheckpointError(
         f"quantization method {method!r} is not one that halve reads", hint=f"known: {', '.join(layouts())}"

@@ -6,22 +6,27 @@
 | FP8; INT8 with activations | ``weight`` [out, in], ``weight_scale`` | - |
 | INT4; INT8 alone | ``weight_packed`` I32 [out, in*bits/32], ``weight_scale``, ``weight_shape`` I64 [2] | code + 2^(bits-1), low bits first |
 
-NVFP4 adds ``weight_global_scale`` F32 [1], the *reciprocal* of the tensor scale; asymmetric INT4 adds
-``weight_zero_point`` I32, packed like the codes but along the rows.
+NVFP4 adds ``weight_global_scale`` F32 [1], the *reciprocal* of the tensor scale; asymmetric INT adds
+``weight_zero_point`` I32, packed like the codes but along the rows. Static activations add ``input_scale`` [1] (FP8) or
+``input_global_scale`` F32 [1], again a reciprocal (NVFP4). A checkpoint of one scheme has one config group for the
+class ``Linear``; one of several has a group a scheme, whose targets are names of modules, which every reader prefers to
+classes.
 """  # noqa: E501 - a table row is a line
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halve import formats
+from halve import formats, schemes
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo, read_array
 from halve.codecs import dispatch
 from halve.codecs.reference import code_dtype
 from halve.errors import CheckpointError, FormatError
-from halve.layouts.base import Layout, Stored, module, need, with_scale
+from halve.layouts.base import Contents, Layout, Stored, Support, module, need, quant_method, with_scale
 from halve.schemes import Block, Scheme
 from halve.schemes.qtensor import QTensor
 from halve.schemes.table import BlockSize
@@ -57,7 +62,9 @@ _CODES = {  # (element, scale; "float" for FP32, BF16 and FP16)
     ("int8", "float"): _PACKED_INT,
     ("int4", "float"): _PACKED_INT,
     ("uint4", "float"): _PACKED_INT,
+    ("uint8", "float"): _PACKED_INT,
 }
+_ENGINES = ("vLLM 0.32", "transformers 5.17")
 
 
 def _codes(block: Block, activation: Block | None) -> _Codes | None:
@@ -68,18 +75,19 @@ def _codes(block: Block, activation: Block | None) -> _Codes | None:
 
 
 class CompressedTensors(Layout):
-    """Every linear module in one config group; what stays in 16 bits is listed under ``ignore``."""
+    """Linear modules in config groups by scheme; what stays in 16 bits is listed under ``ignore``."""
 
     name: ClassVar[str] = METHOD
     about: ClassVar[str] = "vLLM, SGLang, transformers"
 
-    def refusal(self, scheme: Scheme) -> str:
-        """FP6 and codebooks have no format here, nor has 32-bit blocked INT with FP16 scales by another name."""
-        if _codes(scheme.weight, scheme.activation) is None:
-            return f"it has no format for {scheme.weight.element} with {scheme.weight.scale} scales"
+    def supports(self, scheme: Scheme) -> Support:
+        """FP6 and codebooks have no format here, nor have GGUF's minima."""
+        weight = scheme.weight
+        if _codes(weight, scheme.activation) is None:
+            return Support(f"it has no format for {weight.element} with {weight.scale} scales")
         if scheme.name.endswith("_g32"):
-            return "it is a block type of llama.cpp; w4a16 and w8a16 are the same idea here"
-        return ""
+            return Support("it is a block type of llama.cpp; w4a16 and w8a16 are the same idea here")
+        return Support(lossy="scales in the model's 16 bits" if weight.scale == "fp32" else "", engines=_ENGINES)
 
     def bind(self, scheme: Scheme, dtype: str) -> Scheme:
         """Scales that are not FP8 or E8M0 take the checkpoint's dtype: engines load them into it."""
@@ -102,9 +110,13 @@ class CompressedTensors(Layout):
             entries.append(TensorInfo(f"{name}.weight_shape", "I64", (2,)))
         if block.zero_point:
             entries.append(TensorInfo(f"{name}.weight_zero_point", "I32", (-(-rows * bits // 32), scales[1])))
+        if scheme.activation_static:
+            entries.append(TensorInfo(f"{name}.{_input_scale(scheme)}", *_input_scale_type(scheme)))
         return entries
 
-    def write(self, weight: TensorInfo, scheme: Scheme, q: QTensor, first_row: int) -> dict[str, NDArray[Any]]:
+    def write(
+        self, weight: TensorInfo, scheme: Scheme, q: QTensor, first_row: int, input_scale: float | None = None
+    ) -> dict[str, NDArray[Any]]:
         """A band of rows."""
         codes, name, bits = _known(scheme), module(weight.name), q.block.element_format.bits
         stored = q.codes.astype(np.uint8, copy=False)
@@ -121,52 +133,59 @@ class CompressedTensors(Layout):
                 band[f"{name}.weight_global_scale"] = np.array([1], np.float32) / np.float32(q.tensor_scale)
             if codes.packed_words:
                 band[f"{name}.weight_shape"] = np.array([weight.rows, weight.columns], np.int64)
+            if input_scale is not None:
+                value = np.array([input_scale], np.float32)
+                number = np.float32(1) / value if _divides(scheme) else value
+                band[f"{name}.{_input_scale(scheme)}"] = number.astype(DTYPES[_input_scale_type(scheme)[0]])
         return band
 
-    def config(self, scheme: Scheme, quantized: list[str], kept: list[str]) -> dict[str, Any]:
-        """``quantization_config`` with one group for all linear modules."""
-        del quantized
-        codes = _known(scheme)
-        group = {
-            "targets": ["Linear"],
-            "weights": _weight_args(scheme.weight),
-            "input_activations": _activation_args(scheme),
-            "output_activations": None,
-            "format": codes.format,
+    def config(self, contents: Contents) -> dict[str, Any]:
+        """``quantization_config``: one group for all linear modules, or one a scheme with the names of its modules."""
+        modules: dict[Scheme, list[str]] = {}
+        for name, scheme in contents.quantized.items():
+            modules.setdefault(scheme, []).append(name)
+        groups = {
+            f"group_{i}": {
+                "targets": ["Linear"] if len(modules) == 1 else names,
+                "weights": _weight_args(scheme.weight),
+                "input_activations": _activation_args(scheme),
+                "output_activations": None,
+                "format": _known(scheme).format,
+            }
+            for i, (scheme, names) in enumerate(modules.items())
         }
+        kinds = {group["format"] for group in groups.values()}
         # FP4 and MX are decompressed to BF16 whatever the model's dtype, and a model of another dtype then fails.
-        dtype = {} if scheme.weight.scale in FLOATS.values() else {"torch_dtype": "bfloat16", "dtype": "bfloat16"}
+        fixed = any(scheme.weight.scale not in FLOATS.values() for scheme in modules)
+        dtype = {"torch_dtype": "bfloat16", "dtype": "bfloat16"} if fixed else {}
         return dtype | {
             "quantization_config": {
                 "quant_method": METHOD,
                 "version": VERSION,
-                "format": codes.format,
+                "format": kinds.pop() if len(kinds) == 1 else "mixed-precision",
                 "quantization_status": "compressed",
-                "ignore": kept,
+                "ignore": contents.kept,
                 "kv_cache_scheme": None,
-                "config_groups": {"group_0": group},
+                "config_groups": groups,
             }
         }
 
-    def detect(self, config: dict[str, Any]) -> bool:
+    def detect(self, checkpoint: Checkpoint) -> bool:
         """By ``quant_method``."""
-        return _quantization(config).get("quant_method") == METHOD
+        return quant_method(checkpoint) == METHOD
 
     def open(self, checkpoint: Checkpoint) -> dict[str, Stored]:
         """The quantized weights: every module that has a ``weight_scale``."""
-        groups = _quantization(checkpoint.config).get("config_groups")
-        if (
-            not isinstance(groups, dict)
-            or len(groups) != 1
-            or not isinstance(group := next(iter(groups.values())), dict)
-        ):
+        groups = (checkpoint.quantization or {}).get("config_groups")
+        if not isinstance(groups, dict) or not groups or not all(isinstance(g, dict) for g in groups.values()):
             raise CheckpointError(
-                f"{checkpoint.path}: quantization_config needs exactly one config group",
-                hint="checkpoints of mixed precision are not read yet",
+                f"{checkpoint.path}: quantization_config has no config_groups",
+                hint="the config is damaged, or not of compressed-tensors: fetch the checkpoint again",
             )
         found = {}
         for scale in [name for name in checkpoint.tensors if name.endswith(".weight_scale")]:
-            stored = _stored(checkpoint, scale.removesuffix(".weight_scale"), group.get("weights"))
+            name = scale.removesuffix(".weight_scale")
+            stored = _stored(checkpoint, name, _group_of(checkpoint, name, groups))
             found[stored.name] = stored
         return found
 
@@ -194,6 +213,15 @@ class CompressedTensors(Layout):
                 tensor_scale = float(np.float32(1) / divisor)
         return QTensor(block, codes, scales, tensor_scale, zeros)
 
+    def input_scale(self, checkpoint: Checkpoint, stored: Stored) -> float | None:
+        """The scale of static activations."""
+        if not stored.scheme.activation_static:
+            return None
+        name = f"{module(stored.name)}.{_input_scale(stored.scheme)}"
+        value = read_array(checkpoint, name).astype(np.float32).reshape(-1)
+        with np.errstate(divide="ignore"):
+            return float(np.float32(1) / value[0]) if _divides(stored.scheme) else float(value[0])
+
 
 def _known(scheme: Scheme) -> _Codes:
     codes = _codes(scheme.weight, scheme.activation)
@@ -201,9 +229,17 @@ def _known(scheme: Scheme) -> _Codes:
     return codes
 
 
-def _quantization(config: dict[str, Any]) -> dict[str, Any]:
-    found = config.get("quantization_config")
-    return found if isinstance(found, dict) else {}
+def _divides(scheme: Scheme) -> bool:
+    """Whether the scale of static activations is stored as its reciprocal."""
+    return scheme.activation is not None and scheme.activation.tensor_scale
+
+
+def _input_scale(scheme: Scheme) -> str:
+    return "input_global_scale" if _divides(scheme) else "input_scale"
+
+
+def _input_scale_type(scheme: Scheme) -> tuple[str, tuple[int, ...]]:
+    return ("F32" if _divides(scheme) else _SCALE_DTYPE[scheme.weight.scale or ""]), (1,)
 
 
 def _offset(block: Block, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -295,34 +331,87 @@ def _block(args: dict[str, Any], scale_dtype: str) -> Block | None:
     )
 
 
-def _stored(checkpoint: Checkpoint, name: str, args: object) -> Stored:
-    """The weight of module ``name``. Raises CheckpointError where its tensors contradict the config's ``args``."""
+def _group_of(checkpoint: Checkpoint, name: str, groups: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The config group of module ``name``: by its name, else by a regular expression, else by its class."""
+    targets = [(target, group) for group in groups.values() for target in group.get("targets") or ()]
+    for named in (lambda t: t == name, lambda t: _names(checkpoint, t, name), lambda t: t == "Linear"):
+        for target, group in targets:
+            if isinstance(target, str) and named(target):
+                return group
+    raise CheckpointError(
+        f"{checkpoint.path}: {name} has scales, and no config group names it",
+        hint="the quantization_config is not these tensors' own: fetch or quantize the checkpoint again",
+    )
+
+
+def _names(checkpoint: Checkpoint, target: str, name: str) -> bool:
+    if not target.startswith("re:"):
+        return False
+    try:
+        return re.match(target[3:], name) is not None
+    except re.error as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: config group target {target!r} is not a regular expression: {error}",
+            hint="the quantization_config is damaged: fetch or quantize the checkpoint again",
+        ) from None
+
+
+def _activation(group: dict[str, Any]) -> tuple[Block | None, bool]:
+    """What a group's inputs become, and whether their scale is stored. Raises ValueError for what halve lacks."""
+    match group.get("input_activations"):
+        case None:
+            return None, False
+        case {"dynamic": dynamic} as args:
+            strategy = {"token": "channel"}.get(args.get("strategy"), args.get("strategy"))
+            scale = {"tensor_group": "F8_E4M3"}.get(strategy, "U8" if args.get("group_size") == _MX else "F32")
+            block = _block(args | {"strategy": strategy}, scale)
+            if block is not None:
+                return block, dynamic is not True
+    raise ValueError
+
+
+_MX = 32
+
+
+def _stored(checkpoint: Checkpoint, name: str, group: dict[str, Any]) -> Stored:
+    """The weight of module ``name``. Raises CheckpointError where its tensors contradict its config ``group``."""
+    args = group.get("weights")
     scales = need(checkpoint, f"{name}.weight_scale")
     packed = f"{name}.weight_packed" in checkpoint.tensors
     codes = need(checkpoint, f"{name}.weight_packed" if packed else f"{name}.weight")
     block = _block(args, scales.dtype) if isinstance(args, dict) else None
-    activation = Block(element="int8") if codes.dtype == "I8" else None
-    if block is None or block.scale is None or (kind := _codes(block, activation)) is None:
+    try:
+        activation, static = _activation(group)
+    except ValueError:
+        block = activation = None
+    stored_as = activation or (Block(element="int8") if codes.dtype == "I8" else None)
+    if block is None or block.scale is None or (kind := _codes(block, stored_as)) is None:
         raise CheckpointError(
             f"{checkpoint.path}: {codes.name} is {codes.dtype} with {scales.dtype} scales, and what "
-            f"quantization_config says of it is not one of the formats that halve reads: {args}",
+            f"quantization_config says of it is not one of the formats that halve reads: {group}",
             hint="`halve schemes` lists what halve reads and writes",
+        )
+    if f"{name}.weight_g_idx" in checkpoint.tensors:
+        raise CheckpointError(
+            f"{checkpoint.path}: {name} has its columns reordered (weight_g_idx)",
+            hint="export it with actorder=static, which leaves groups where they are",
         )
     if kind.packed_words:
         columns = int(read_array(checkpoint, need(checkpoint, f"{name}.weight_shape", "I64", (2,)).name)[1])
     else:
         columns = codes.columns * 8 // block.element_format.bits
     weight = TensorInfo(f"{name}.weight", "BF16", (codes.rows, max(columns, 0)))
-    scheme = Scheme(name="", weight=block, activation=activation, floor_db=0, about="")
+    scheme = schemes.find(block, activation, static=static)
     try:
-        entries = LAYOUT.entries(weight, scheme)
+        entries = LAYOUT.entries(weight, replace(scheme, activation=stored_as))
     except FormatError as error:
         raise CheckpointError(
             f"{checkpoint.path}: {codes.name}: {error}", hint="the quantization_config is not these tensors' own"
         ) from None
     for entry in entries:
-        need(checkpoint, entry.name, entry.dtype, entry.shape)
-    return Stored(weight.name, (weight.rows, weight.columns), block, tuple(entry.name for entry in entries))
+        of_inputs = entry.name.rpartition(".")[2].startswith("input_")  # tools differ in the type of this one number
+        need(checkpoint, entry.name, None if of_inputs else entry.dtype, entry.shape)
+    return Stored(weight.name, (weight.rows, weight.columns), scheme, tuple(entry.name for entry in entries))
 
 
 LAYOUT = CompressedTensors()

@@ -1,5 +1,6 @@
 """What a job will do to every tensor, decided and sized before any weight is read."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -7,15 +8,13 @@ from typing import Any, ClassVar, Literal
 
 from halve import layouts, schemes
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo
-from halve.checkpoint.safetensors import file_bytes
 from halve.errors import FormatError, RecipeError, UnsupportedError
-from halve.layouts.base import Layout, module
+from halve.layouts.base import Contents, Layout, module
 from halve.models.fused import fused_group
-from halve.models.linear import why_kept
+from halve.models.linear import OUTPUT_HEAD, why_kept
 from halve.schemes import Scheme
 from halve.schemes.recipe import Recipe, matches
 
-METADATA = {"format": "pt"}  # transformers refuses weight files that do not say so
 NOT_FINITE = "not finite"
 SHARD_BYTES = 5_000_000_000  # Hugging Face's default, so that every file stays below their 5 GB upload limit
 
@@ -25,10 +24,15 @@ class TensorPlan:
     """One tensor of the source: kept as it is, or quantized into ``entries``."""
 
     source: TensorInfo
-    action: Literal["quantize", "keep"]
+    scheme: Scheme | None  # bound to the layout's scale type, block size resolved; None where it is kept
     why: str  # why it is kept; empty for quantized tensors
     group: str  # fused layer with a common tensor scale
     entries: tuple[TensorInfo, ...]
+
+    @property
+    def action(self) -> Literal["quantize", "keep"]:
+        """What happens to it."""
+        return "keep" if self.scheme is None else "quantize"
 
     @property
     def nbytes(self) -> int:
@@ -40,9 +44,12 @@ class TensorPlan:
 class Plan:
     """The whole job."""
 
-    scheme: Scheme  # bound to the layout's scale type, block size resolved
+    scheme: Scheme  # of what the recipe makes no exception for, bound
     recipe: Recipe
     tensors: tuple[TensorPlan, ...]
+    config: dict[str, Any]  # the source's config.json, without its quantization_config
+    auxiliary: dict[str, bytes]  # tokenizer files and the like
+    warnings: tuple[str, ...]
 
     @property
     def layout(self) -> Layout:
@@ -65,10 +72,26 @@ class Plan:
         weights = sum(t.source.rows * t.source.columns for t in self.quantized)
         return 8 * sum(t.nbytes for t in self.quantized) / max(weights, 1)
 
+    @property
+    def schemes(self) -> dict[str, Scheme]:
+        """The schemes in use by name, the most frequent first."""
+        names = Counter(t.scheme.name for t in self.quantized if t.scheme)
+        by_name = {t.scheme.name: t.scheme for t in self.quantized if t.scheme}
+        return {name: by_name[name] for name, _ in names.most_common()}
+
+    @property
+    def contents(self) -> Contents:
+        """What the layout is told of the model."""
+        quantized = {module(t.source.name): t.scheme for t in self.quantized if t.scheme}
+        return Contents(self.config, self.auxiliary, quantized, self._kept_modules())
+
     def file_bytes(self, shard_bytes: int = SHARD_BYTES) -> int:
         """Bytes of the weight files, headers included: exact."""
-        shards = self.shards(shard_bytes)
-        return sum(file_bytes([entry for tensor in shard for entry in tensor.entries], METADATA) for shard in shards)
+        return self.layout.file_bytes(self.shard_entries(shard_bytes), self.contents)
+
+    def shard_entries(self, shard_bytes: int) -> list[list[TensorInfo]]:
+        """The tensors of each file."""
+        return [[entry for tensor in shard for entry in tensor.entries] for shard in self.shards(shard_bytes)]
 
     def shards(self, shard_bytes: int = SHARD_BYTES) -> list[list[TensorPlan]]:
         """Tensors split into files of at most ``shard_bytes`` where a single tensor allows it, in source order."""
@@ -96,24 +119,36 @@ class Plan:
         return replace(
             self,
             tensors=tuple(
-                _kept(t.source, NOT_FINITE if t.source.name in names else "fused with a tensor that is not finite")
+                _kept(
+                    self.layout,
+                    t.source,
+                    NOT_FINITE if t.source.name in names else "fused with a tensor that is not finite",
+                )
                 if t.action == "quantize" and t.group in groups
                 else t
                 for t in self.tensors
             ),
         )
 
+    def _kept_modules(self) -> list[str]:
+        """Linear modules that engines must not expect to be quantized.
+
+        The output head of a model with tied embeddings has no tensor of its own and is a linear module all the same.
+        """
+        reasons = ("", "output head", "router", "vision or audio")
+        kept = [t.source for t in self.tensors if t.action == "keep"]
+        matrices = [info for info in kept if info.name.endswith(".weight") and len(info.shape) == 2]
+        names = [module(info.name) for info in matrices if why_kept(info.name, 2) in reasons]
+        tied = all(t.source.name != f"{OUTPUT_HEAD}.weight" for t in self.tensors)
+        return [*names, OUTPUT_HEAD] if tied else names
+
     @property
     def summary(self) -> str:
         """What becomes of how many tensors, in a line."""
-        size = self.scheme.weight.block_size
-        blocks = (
-            f"blocks of {size}" if isinstance(size, int) else f"a scale a {size}" if isinstance(size, str) else "tiles"
-        )
-        how = (
-            "cast" if self.scheme.dense else f"quantized to {self.scheme.weight.element}, {blocks}, {self.bpw:.3f} bpw"
-        )
-        return f"{len(self.quantized)} tensors {how}; {len(self.tensors) - len(self.quantized)} kept"
+        counts = Counter(t.scheme for t in self.quantized if t.scheme)
+        parts = [f"{count} tensors {_becomes(scheme)}" for scheme, count in counts.most_common()]
+        bpw = "" if self.scheme.dense else f", {self.bpw:.3f} bpw"
+        return f"{', '.join(parts)}{bpw}; {len(self.tensors) - len(self.quantized)} kept"
 
     columns: ClassVar[tuple[str, ...]] = ("tensor", "shape", "dtype", "becomes", "bytes", "why")
 
@@ -121,7 +156,7 @@ class Plan:
         """The cells of `columns`, a row a tensor."""
         for t in self.tensors:
             shape = "x".join(map(str, t.source.shape))
-            becomes = self.scheme.weight.element if t.action == "quantize" else "kept"
+            becomes = t.scheme.weight.element if t.scheme else "kept"
             yield t.source.name, shape, t.source.dtype, becomes, t.nbytes, t.why
 
     def to_json(self) -> dict[str, Any]:
@@ -138,6 +173,7 @@ class Plan:
                     "shape": list(t.source.shape),
                     "dtype": t.source.dtype,
                     "action": t.action,
+                    "scheme": t.scheme.name if t.scheme else None,
                     "why": t.why,
                     "bytes": t.nbytes,
                     "stored": {entry.name: f"{entry.dtype} {list(entry.shape)}" for entry in t.entries},
@@ -153,27 +189,69 @@ def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     Raises UnsupportedError for a scheme that needs calibration or that the layout cannot hold, RecipeError where
     nothing is left to quantize or a pattern names nothing, FormatError for columns that no block size divides.
     """
-    scheme = schemes.get(recipe.scheme)
     layout = layouts.get(recipe.layout)
-    check_scheme(scheme, layout)
-    selected = {name: _why(info, scheme, recipe) for name, info in checkpoint.tensors.items()}
+    names = [recipe.scheme, *(name for _, name in recipe.overrides)]
+    used = {name: schemes.get(name) for name in names}
+    for scheme in used.values():
+        check_scheme(scheme, layout)
+    _check_overrides(used)
     _check_patterns(recipe, checkpoint)
-    weights = [checkpoint.tensors[name] for name, why in selected.items() if not why]
-    if not weights and not scheme.dense:
+    main = used[recipe.scheme]
+    kept = {name: _why(info, main, recipe) for name, info in checkpoint.tensors.items()}
+    weights: dict[str, list[TensorInfo]] = {name: [] for name in used}
+    for name, why in kept.items():
+        if not why:
+            weights[recipe.scheme_of(name)].append(checkpoint.tensors[name])
+    if not any(weights.values()) and not main.dense:
         raise RecipeError(
             f"{checkpoint.path}: no tensor is left to quantize",
             hint="`halve inspect` lists the tensors; name some with --include, or drop --ignore",
         )
-    if not scheme.dense:
-        scheme = layout.bind(scheme.fitted([w.columns for w in weights]), _common_dtype(weights))
+    bound = {name: _bound(used[name], of_it, layout) for name, of_it in weights.items()}
     tensors = tuple(
-        _kept(info, selected[name])
-        if selected[name]
-        else TensorPlan(info, "quantize", "", fused_group(name), tuple(_entries(layout, info, scheme)))
+        _kept(layout, info, kept[name]) if kept[name] else _quantized(layout, info, bound[recipe.scheme_of(name)])
         for name, info in checkpoint.tensors.items()
     )
     _check_names(tensors)
-    return Plan(scheme, recipe, tensors)
+    return assemble(checkpoint, bound[recipe.scheme], recipe, tensors)
+
+
+def assemble(checkpoint: Checkpoint, scheme: Scheme, recipe: Recipe, tensors: tuple[TensorPlan, ...]) -> Plan:
+    """A plan with what travels with the weights of ``checkpoint``, and warnings of what is missing."""
+    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    warnings = []
+    try:
+        files = checkpoint.auxiliary()
+    except UnsupportedError as error:
+        files = {}
+        warnings.append(f"no tokenizer files are written: {error}")
+    else:
+        if not any(name.startswith("tokenizer") or name == "vocab.json" for name in files):
+            warnings.append(f"{checkpoint.path} has no tokenizer files; engines will ask for them")
+    if "auto_map" in config:
+        warnings.append(
+            "config.json names Python code (auto_map), which is not copied: copy it from the source yourself"
+        )
+    return Plan(scheme, recipe, tensors, config, files, (*warnings, *_fused_apart(tensors)))
+
+
+def _fused_apart(tensors: tuple[TensorPlan, ...]) -> Iterator[str]:
+    """Fused layers whose parts differ."""
+    kinds: dict[str, set[str]] = {}
+    for tensor in tensors:
+        if tensor.scheme or tensor.why.startswith("--ignore"):
+            kind = tensor.scheme.name if tensor.scheme else "ignored"
+            kinds.setdefault(fused_group(tensor.source.name), set()).add(kind)
+    for group, of_it in kinds.items():
+        if len(of_it) > 1:
+            yield f"the parts of {group} are {' and '.join(sorted(of_it))}: engines that fuse them refuse it"
+
+
+def _bound(scheme: Scheme, weights: list[TensorInfo], layout: Layout) -> Scheme:
+    """``scheme`` with the block size that fits all ``weights`` and the scale type that ``layout`` stores."""
+    if scheme.dense or not weights:
+        return scheme
+    return layout.bind(scheme.fitted([w.columns for w in weights]), _common_dtype(weights))
 
 
 def check_scheme(scheme: Scheme, layout: Layout) -> None:
@@ -184,8 +262,8 @@ def check_scheme(scheme: Scheme, layout: Layout) -> None:
             f"{scheme.name} needs --calibrate: its activation scales come from data ({' and '.join(others)} need none)",
             hint=f"use --scheme {others[0]}",
         )
-    if reason := layout.refusal(scheme):
-        able = [other.name for other in layouts.layouts().values() if not other.refusal(scheme)]
+    if reason := layout.supports(scheme).refused:
+        able = [other.name for other in layouts.layouts().values() if not other.supports(scheme).refused]
         hint = f"use --layout {' or '.join(able)}" if able else "no layout holds this scheme yet"
         raise UnsupportedError(f"layout {layout.name} cannot hold {scheme.name}: {reason}", hint=hint)
 
@@ -194,7 +272,7 @@ def default_layout(scheme: Scheme) -> str:
     """The layout for ``scheme`` where none is asked for: the first that holds it."""
     preferred = ["dense", "compressed-tensors", "quark"]
     for name in sorted(layouts.layouts(), key=lambda n: preferred.index(n) if n in preferred else len(preferred)):
-        if not layouts.get(name).refusal(scheme):
+        if not layouts.get(name).supports(scheme).refused:
             return name
     raise UnsupportedError(
         f"no layout holds {scheme.name} yet", hint="`halve schemes` lists which scheme goes into which layout"
@@ -218,8 +296,17 @@ def _why(info: TensorInfo, scheme: Scheme, recipe: Recipe) -> str:
     return "" if included else why
 
 
+def _check_overrides(used: dict[str, Scheme]) -> None:
+    dense = [name for name, scheme in used.items() if scheme.dense]
+    if dense and len(used) > 1:
+        raise RecipeError(
+            f"{' and '.join(used)} do not go together: {dense[0]} is a cast of every tensor",
+            hint="leave tensors in their source type with --ignore",
+        )
+
+
 def _check_patterns(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    for pattern in recipe.ignore + recipe.include:
+    for pattern in recipe.patterns:
         if not any(matches((pattern,), name) for name in checkpoint.tensors):
             raise RecipeError(
                 f"{checkpoint.path}: {pattern!r} names no tensor",
@@ -244,8 +331,18 @@ def _check_names(tensors: tuple[TensorPlan, ...]) -> None:
                 )
 
 
-def _kept(info: TensorInfo, why: str) -> TensorPlan:
-    return TensorPlan(info, "keep", why, module(info.name), (info,))
+def _kept(layout: Layout, info: TensorInfo, why: str) -> TensorPlan:
+    return TensorPlan(info, None, why, module(info.name), (layout.kept(info),))
+
+
+def _quantized(layout: Layout, info: TensorInfo, scheme: Scheme) -> TensorPlan:
+    return TensorPlan(info, scheme, "", fused_group(info.name), tuple(_entries(layout, info, scheme)))
+
+
+def _becomes(scheme: Scheme) -> str:
+    size = scheme.weight.block_size
+    blocks = f"blocks of {size}" if isinstance(size, int) else f"a scale a {size}" if isinstance(size, str) else "tiles"
+    return "cast" if scheme.dense else f"quantized to {scheme.weight.element}, {blocks}"
 
 
 def _entries(layout: Layout, info: TensorInfo, scheme: Scheme) -> list[TensorInfo]:

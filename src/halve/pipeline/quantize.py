@@ -6,12 +6,10 @@ scale read each fused group twice; the second time it comes from the page cache.
 """
 
 import hashlib
-import json
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
+from math import isinf
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -22,21 +20,19 @@ import numpy as np
 from halve import schemes
 from halve.algorithms import rtn
 from halve.checkpoint import manifest
-from halve.checkpoint.base import DTYPES, Checkpoint, TensorInfo
-from halve.checkpoint.hf import INDEX, SINGLE
-from halve.checkpoint.safetensors import ShardWriter
+from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.source import open_checkpoint
-from halve.errors import FormatError, HalveError, OutputError, UnsupportedError
-from halve.layouts.base import as_bytes, module
-from halve.models.fused import fused_group
-from halve.models.linear import OUTPUT_HEAD, why_kept
-from halve.pipeline.plan import METADATA, NOT_FINITE, SHARD_BYTES, Plan, TensorPlan, default_layout, plan
+from halve.errors import FormatError, HalveError, UnsupportedError
+from halve.evaluate.sqnr import Sqnr
+from halve.layouts.base import as_bytes
+from halve.pipeline.bands import read_bands
+from halve.pipeline.loss import TensorLoss
+from halve.pipeline.output import Output
+from halve.pipeline.plan import SHARD_BYTES, Plan, TensorPlan, default_layout, plan
 from halve.pipeline.progress import Meter, ProgressCallback
-from halve.pipeline.workers import Buffers, Cancelled, bands, run
-from halve.schemes.quantize import ScaleRule, Weights, absmax, check_rule, nonfinite_error, tensor_scale
+from halve.pipeline.workers import Buffers, run
+from halve.schemes.quantize import ScaleRule, Weights, absmax, check_rule, dequantize, nonfinite_error, tensor_scale
 from halve.schemes.recipe import OnNonfinite, Recipe
-
-LOCK = ".halve-job"  # in a folder that a job is writing into
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +44,7 @@ class QuantizeResult:
     bytes: int  # of the weight files, as on disk
     source_bytes: int
     seconds: float
+    losses: tuple[TensorLoss, ...]  # of quantized weights, in the order of the source
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -62,15 +59,18 @@ class QuantizeResult:
             "quantized": len(self.plan.quantized),
             "tensors": len(self.plan.tensors),
             "seconds": round(self.seconds, 3),
+            "losses": {loss.name: None if isinf(loss.sqnr_db) else round(loss.sqnr_db, 2) for loss in self.losses},
             "warnings": list(self.warnings),
         }
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """What to tell, a line each."""
         yield "written", str(self.path)
-        yield "scheme", f"{self.plan.scheme.name} as {self.plan.recipe.layout}"
+        yield "scheme", f"{' + '.join(self.plan.schemes)} as {self.plan.recipe.layout}"
         yield "weights", f"{self.bytes:,} bytes, {100 * self.bytes / max(self.source_bytes, 1):.1f} % of the source"
         yield "tensors", self.plan.summary
+        if finite := [loss.sqnr_db for loss in self.losses if not isinf(loss.sqnr_db)]:
+            yield "weight SQNR", f"{sum(finite) / len(finite):.1f} dB on average, {min(finite):.1f} dB at worst"
         yield "time", f"{self.seconds:.2f} s, {self.source_bytes / 1e9 / self.seconds:.2f} GB/s read"
 
     def _repr_html_(self) -> str:
@@ -86,6 +86,7 @@ def make_plan(
     rule: str | None = None,
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
+    overrides: Iterable[tuple[str, str]] = (),
     on_nonfinite: OnNonfinite = "error",
 ) -> Plan:
     """What `quantize` with these arguments will do to ``checkpoint``; reads no weights. Raises as `quantize` does."""
@@ -96,13 +97,15 @@ def make_plan(
         rule=check_rule(row.weight, cast("ScaleRule | None", rule)),
         ignore=tuple(ignore),
         include=tuple(include),
+        overrides=tuple(overrides),
         on_nonfinite=on_nonfinite,
     )
     if (quantized := checkpoint.quantization) is not None:
         named = quantized if isinstance(quantized, dict) else {}
         method = named.get("quant_method") or named.get("quant_algo") or "its config does not say how"
         raise UnsupportedError(
-            f"{checkpoint.path} is already quantized ({method})", hint="start from the 16- or 32-bit original"
+            f"{checkpoint.path} is already quantized ({method})",
+            hint="start from the 16- or 32-bit original, or requantize it with `halve convert --scheme`",
         )
     return plan(checkpoint, recipe)
 
@@ -116,6 +119,7 @@ def quantize(
     rule: str | None = None,
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
+    overrides: Iterable[tuple[str, str]] = (),
     on_nonfinite: OnNonfinite = "error",
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
@@ -124,8 +128,9 @@ def quantize(
     """Quantize the checkpoint ``source`` (folder, GGUF file or ``org/name[@revision]``) into the new folder ``out``.
 
     ``scheme`` and ``layout`` are names from `halve schemes`; ``rule`` is a scale rule of the scheme; ``ignore`` and
-    ``include`` name tensors or modules (``re:`` for a regular expression). ``on_nonfinite="keep"`` leaves tensors that
-    hold NaN or Inf, and what is fused with them, in their source type, at the price of one more read.
+    ``include`` name tensors or modules (``re:`` for a regular expression), ``overrides`` are pairs of such a name and
+    another scheme for it. ``on_nonfinite="keep"`` leaves tensors that hold NaN or Inf, and what is fused with them, in
+    their source type, at the price of one more read.
     ``progress`` is called with a `Progress`, never from two threads at once. The bytes written do not depend on
     ``threads``.
 
@@ -137,55 +142,22 @@ def quantize(
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
     try:
         job = make_plan(
-            checkpoint, scheme, layout=layout, rule=rule, ignore=ignore, include=include, on_nonfinite=on_nonfinite
+            checkpoint,
+            scheme,
+            layout=layout,
+            rule=rule,
+            ignore=ignore,
+            include=include,
+            overrides=overrides,
+            on_nonfinite=on_nonfinite,
         )
-        out = Path(out)
-        created = _claim(out, job)
-        try:
+        with Output(Path(out), job.nbytes) as output:
             if on_nonfinite == "keep":
                 job = job.keep(_nonfinite(checkpoint, job, threads))
-            return _Writer(checkpoint, job, out, shard_bytes, progress).write(threads, began)
-        except BaseException:
-            _abandon(out, created=created)
-            raise
+            return _Quantizing(checkpoint, job, output, progress).run(shard_bytes, threads, began)
     finally:
         if checkpoint is not source:
             checkpoint.close()
-
-
-def _claim(out: Path, job: Plan) -> bool:
-    """Make the folder ``out``; whether it was new. Raises OutputError where it is in use or the disk is too small."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} exists and is not empty", hint="choose another folder, or remove it first")
-    created = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / LOCK).touch(exist_ok=False)
-        free = shutil.disk_usage(out).free
-    except FileExistsError:
-        raise OutputError(
-            f"{out}: another job is writing there",
-            hint=f"choose another folder; where no job runs, remove {out / LOCK}",
-        ) from None
-    except OSError as error:
-        raise OutputError(f"{out}: {error.strerror}", hint="choose a folder that you may write to") from None
-    if free < job.nbytes:
-        _abandon(out, created=created)
-        raise OutputError(
-            f"{out}: {job.nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free",
-            hint="free some space, choose another disk, or a scheme of fewer bits",
-        )
-    return created
-
-
-def _abandon(out: Path, *, created: bool) -> None:
-    """Remove what the job has written: everything, for it held the lock of an empty folder."""
-    for path in out.iterdir():
-        with suppress(OSError):
-            path.unlink()
-    if created:
-        with suppress(OSError):
-            out.rmdir()
 
 
 def _nonfinite(checkpoint: Checkpoint, job: Plan, threads: int | None) -> set[str]:
@@ -194,7 +166,7 @@ def _nonfinite(checkpoint: Checkpoint, job: Plan, threads: int | None) -> set[st
 
     def scan(tensor: TensorPlan, stop: Event) -> str | None:
         amax = 0.0
-        for band in _read_bands(checkpoint, tensor.source, buffers, stop):
+        for band in read_bands(checkpoint, tensor.source, buffers, stop):
             amax = max(amax, _finite_or_inf(band))
         return None if np.isfinite(amax) else tensor.source.name
 
@@ -208,208 +180,97 @@ def _finite_or_inf(band: Weights) -> float:
         return float("inf")
 
 
-def _read_bands(checkpoint: Checkpoint, info: TensorInfo, buffers: Buffers, stop: Event) -> Iterable[Weights]:
-    """Bands of a tensor as matrices; each is valid until the next is asked for."""
-    for start, end in bands(info.rows, info.row_bytes):
-        if stop.is_set():
-            raise Cancelled
-        data = checkpoint.read(info.name, start, end, buffers.get((end - start) * info.row_bytes))
-        yield np.frombuffer(data, DTYPES[info.dtype]).reshape(end - start, info.columns)
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What became of one tensor."""
+
+    name: str
+    source_sha256: str
+    loss: TensorLoss | None = None
 
 
-class _Writer:
-    """One run of the job: which worker wrote what, and the hashes of it."""
+class _Quantizing:
+    """One run of the job."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, job: Plan, out: Path, shard_bytes: int, progress: ProgressCallback | None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, job: Plan, output: Output, progress: ProgressCallback | None) -> None:
         self.checkpoint = checkpoint
         self.job = job
-        self.out = out
-        self.layout = job.layout
+        self.output = output
         self.buffers = Buffers()
         self.meter = Meter(sum(t.source.nbytes for t in job.tensors), progress)
-        shards = job.shards(shard_bytes)
-        self.shards: list[ShardWriter] = []
-        try:
-            for i, shard in enumerate(shards):
-                entries = [entry for tensor in shard for entry in tensor.entries]
-                self.shards.append(ShardWriter(out / _shard_name(i, len(shards)), entries, METADATA))
-        except BaseException:
-            self._discard()
-            raise
-        self.shard_of = {
-            t.source.name: writer for shard, writer in zip(shards, self.shards, strict=True) for t in shard
-        }
 
-    def write(self, threads: int | None, began: float) -> QuantizeResult:
+    def run(self, shard_bytes: int, threads: int | None, began: float) -> QuantizeResult:
+        self.output.open(self.job, shard_bytes)
         groups: dict[str, list[TensorPlan]] = {}
         for tensor in self.job.tensors:
-            shared = self.job.scheme.weight.tensor_scale and tensor.action == "quantize"
+            shared = tensor.scheme and tensor.scheme.weight.tensor_scale
             groups.setdefault(tensor.group if shared else tensor.source.name, []).append(tensor)
-        try:
-            done = run(self._group, groups.values(), threads)
-            for shard in self.shards:
-                shard.finish()
-        except BaseException:
-            self._discard()
-            raise
-        source_hashes = {name: digest for hashes, _ in done for name, digest in hashes.items()}
-        written = {name: digest for _, hashes in done for name, digest in hashes.items()}
-        warnings = self._write_files(source_hashes, written)
+        done = {one.name: one for group in run(self._group, groups.values(), threads) for one in group}
+        hashes = {name: one.source_sha256 for name, one in done.items()}
+        source = {
+            "name": self.checkpoint.path.resolve().name,
+            "sha256": manifest.content_hash(self.checkpoint.tensors, hashes),
+        }
+        self.output.finish(self.job, source, card="")
         return QuantizeResult(
-            path=self.out,
+            path=self.output.path,
             plan=self.job,
-            bytes=sum(shard.path.stat().st_size for shard in self.shards),
+            bytes=self.output.nbytes,
             source_bytes=sum(t.source.nbytes for t in self.job.tensors),
             seconds=perf_counter() - began,
-            warnings=warnings,
+            losses=tuple(loss for t in self.job.tensors if (loss := done[t.source.name].loss)),
+            warnings=self.job.warnings,
         )
 
-    def _discard(self) -> None:
-        for shard in self.shards:
-            shard.discard()
-
-    def _group(self, group: list[TensorPlan], stop: Event) -> tuple[dict[str, str], dict[str, str]]:
-        """Write the tensors of one fused group; hashes of what was read and of what was written, by name."""
-        source_hashes: dict[str, str] = {}
-        written: dict[str, str] = {}
-        scale = self._tensor_scale(group, stop) if group[0].action == "quantize" else None
+    def _group(self, group: list[TensorPlan], stop: Event) -> list[_Done]:
+        """Write the tensors of one fused group."""
+        scale = self._tensor_scale(group, stop)
+        done = []
         for tensor in group:
-            name = tensor.source.name
-            if tensor.action == "keep":
-                source_hashes[name] = written[name] = self._copy(tensor, stop)
-            else:
-                source_hashes[name], hashes = self._quantize(tensor, scale, stop)
-                written |= hashes
-            self.checkpoint.release(name)
-        return source_hashes, written
+            done.append(self._quantize(tensor, scale, stop) if tensor.scheme else self._copy(tensor, stop))
+            self.checkpoint.release(tensor.source.name)
+        return done
 
     def _tensor_scale(self, group: list[TensorPlan], stop: Event) -> float | None:
-        if not self.job.scheme.weight.tensor_scale:
+        scheme = group[0].scheme
+        if scheme is None or not scheme.weight.tensor_scale:
             return None
         amax = 0.0
         for tensor in group:
             first_row = 0
-            for band in _read_bands(self.checkpoint, tensor.source, self.buffers, stop):
+            for band in read_bands(self.checkpoint, tensor.source, self.buffers, stop):
                 try:
                     amax = max(amax, absmax(band))
                 except FormatError:
                     raise _in_tensor(tensor, nonfinite_error(band, first_row)) from None
                 first_row += len(band)
-        return tensor_scale(self.job.scheme.weight, amax)
+        return tensor_scale(scheme.weight, amax)
 
-    def _copy(self, tensor: TensorPlan, stop: Event) -> str:
-        digest = hashlib.sha256()
-        shard = self.shard_of[tensor.source.name]
-        offset = 0
-        for band in _read_bands(self.checkpoint, tensor.source, self.buffers, stop):
-            data = as_bytes(band)
-            digest.update(data)
-            shard.write(tensor.source.name, offset, data)
-            offset += len(data)
-            self.meter.add(len(data), tensor.source.name)
-        return digest.hexdigest()
+    def _copy(self, tensor: TensorPlan, stop: Event) -> _Done:
+        source, (entry,) = hashlib.sha256(), tensor.entries
+        for band in read_bands(self.checkpoint, tensor.source, self.buffers, stop):
+            source.update(as_bytes(band))
+            self.output.append({entry.name: self.job.layout.copy(tensor.source, band)})
+            self.meter.add(band.nbytes, tensor.source.name)
+        return _Done(tensor.source.name, source.hexdigest())
 
-    def _quantize(self, tensor: TensorPlan, scale: float | None, stop: Event) -> tuple[str, dict[str, str]]:
-        source = hashlib.sha256()
-        digests = {entry.name: hashlib.sha256() for entry in tensor.entries}
-        offsets = dict.fromkeys(digests, 0)
-        shard = self.shard_of[tensor.source.name]
-        rule = cast("ScaleRule | None", self.job.recipe.rule)
+    def _quantize(self, tensor: TensorPlan, scale: float | None, stop: Event) -> _Done:
+        assert tensor.scheme is not None  # noqa: S101 - the caller has looked
+        scheme, source, sqnr = tensor.scheme, hashlib.sha256(), Sqnr()
+        rule = cast("ScaleRule | None", self.job.recipe.rule if scheme.name == self.job.recipe.scheme else None)
         first_row = 0
-        for band in _read_bands(self.checkpoint, tensor.source, self.buffers, stop):
+        for band in read_bands(self.checkpoint, tensor.source, self.buffers, stop):
             source.update(as_bytes(band))
             try:
-                q = rtn.quantize(self.job.scheme.weight, band, rule=rule, tensor_scale=scale)
+                q = rtn.quantize(scheme.weight, band, rule=rule, tensor_scale=scale)
             except FormatError:
                 raise _in_tensor(tensor, nonfinite_error(band, first_row)) from None
-            for name, array in self.layout.write(tensor.source, self.job.scheme, q, first_row).items():
-                data = as_bytes(array)
-                digests[name].update(data)
-                shard.write(name, offsets[name], data)
-                offsets[name] += len(data)
+            self.output.append(self.job.layout.write(tensor.source, scheme, q, first_row))
+            sqnr.add(band, dequantize(q))
             first_row += len(band)
             self.meter.add(band.nbytes, tensor.source.name)
-        return source.hexdigest(), {name: digest.hexdigest() for name, digest in digests.items()}
-
-    def _write_files(self, source_hashes: dict[str, str], written: dict[str, str]) -> tuple[str, ...]:
-        """Index, config, tokenizer files and manifest; warnings about what is missing."""
-        files, warnings = self._auxiliary()
-        config = {k: v for k, v in self.checkpoint.config.items() if k != "quantization_config"}
-        config |= self.layout.config(self.job.scheme, [module(t.source.name) for t in self.job.quantized], self._kept())
-        files["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
-        located = {entry.name: shard.path.name for shard in self.shards for entry in shard.entries}
-        if len(self.shards) > 1:
-            index = {"metadata": {"total_size": self.job.nbytes}, "weight_map": located}
-            files[INDEX] = (json.dumps(index, indent=1) + "\n").encode()
-        for name, content in files.items():
-            self._put(name, content)
-        facts = manifest.Manifest(
-            source={
-                "name": self.checkpoint.path.resolve().name,
-                "sha256": manifest.content_hash(self.checkpoint.tensors, source_hashes),
-            },
-            recipe=manifest.recipe_json(self.job.recipe),
-            scheme=manifest.scheme_json(self.job.scheme),
-            files={s.path.name: {"bytes": s.path.stat().st_size, "header_sha256": s.header_sha256} for s in self.shards}
-            | {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in sorted(files.items())},
-            tensors={
-                e.name: {"file": located[e.name], "sha256": written[e.name]}
-                for t in self.job.tensors
-                for e in t.entries
-            },
-            not_finite=[t.source.name for t in self.job.tensors if t.why == NOT_FINITE],
-        )
-        self._put(manifest.NAME, facts.serialised())
-        (self.out / LOCK).unlink()
-        return (*warnings, *self._doubts())
-
-    def _put(self, name: str, content: bytes) -> None:
-        part = self.out / f"{name}.part"
-        try:
-            part.write_bytes(content)
-            part.replace(self.out / name)
-        except OSError as error:
-            raise OutputError(
-                f"{self.out / name}: cannot be written: {error.strerror}",
-                hint="free some space, or choose another disk",
-            ) from None
-
-    def _doubts(self) -> Iterator[str]:
-        """What may keep engines from loading the result."""
-        if "auto_map" in self.checkpoint.config:
-            yield "config.json names Python code (auto_map), which is not copied: copy it from the source yourself"
-        quantized = {t.group for t in self.job.quantized}
-        for tensor in self.job.tensors:
-            group = fused_group(tensor.source.name)
-            if tensor.why.startswith("--ignore") and group in quantized:
-                yield f"{tensor.source.name} is ignored, others of {group} are not: engines that fuse them refuse it"
-
-    def _kept(self) -> list[str]:
-        """Linear modules that engines must not expect to be quantized.
-
-        The output head of a model with tied embeddings has no tensor of its own and is a linear module all the same.
-        """
-        reasons = ("", "output head", "router", "vision or audio")
-        kept = [t.source for t in self.job.tensors if t.action == "keep"]
-        matrices = [info for info in kept if info.name.endswith(".weight") and len(info.shape) == 2]
-        names = [module(info.name) for info in matrices if why_kept(info.name, 2) in reasons]
-        return names if f"{OUTPUT_HEAD}.weight" in self.checkpoint.tensors else [*names, OUTPUT_HEAD]
-
-    def _auxiliary(self) -> tuple[dict[str, bytes], tuple[str, ...]]:
-        try:
-            files = self.checkpoint.auxiliary()
-        except UnsupportedError as error:
-            return {}, (f"no tokenizer files are written: {error}",)
-        if not any(name.startswith("tokenizer") or name == "vocab.json" for name in files):
-            return files, (f"{self.checkpoint.path} has no tokenizer files; engines will ask for them",)
-        return files, ()
+        return _Done(tensor.source.name, source.hexdigest(), TensorLoss(tensor.source.name, sqnr.db))
 
 
 def _in_tensor(tensor: TensorPlan, error: HalveError) -> FormatError:
     return FormatError(f"{tensor.source.name}: {error}", hint=error.hint)
-
-
-def _shard_name(index: int, count: int) -> str:
-    return SINGLE if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"

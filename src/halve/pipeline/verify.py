@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from halve import layouts, schemes
 from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
-from halve.checkpoint.hf import HfCheckpoint
 from halve.checkpoint.safetensors import read_header
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs.reference import value_table
 from halve.errors import CheckpointError, HalveError
 from halve.evaluate.sqnr import Sqnr
 from halve.layouts.base import Layout, Stored
+from halve.pipeline.loss import TensorLoss
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.workers import Buffers, Cancelled, bands, run
 from halve.schemes import Scheme
@@ -37,14 +37,6 @@ class Problem:
 
     where: str
     what: str
-
-
-@dataclass(frozen=True, slots=True)
-class TensorLoss:
-    """How much of one weight survived."""
-
-    name: str
-    sqnr_db: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +131,18 @@ def verify(
     folder = Path(path)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise CheckpointError(f"{folder} {what}", hint="give the folder of a checkpoint in safetensors")
-    with closing(HfCheckpoint(folder)) as checkpoint:
+        raise CheckpointError(f"{folder} {what}", hint="give the folder of a checkpoint")
+    with closing(open_checkpoint(folder)) as checkpoint:
         if against is None:
-            return _Verification(checkpoint, None, threads, progress).result()
+            return _Verification(folder, checkpoint, None, threads, progress).result()
         with closing(open_checkpoint(against)) as source:
-            return _Verification(checkpoint, source, threads, progress).result()
+            return _Verification(folder, checkpoint, source, threads, progress).result()
 
 
 @dataclass(slots=True)
 class _Verification:
-    checkpoint: HfCheckpoint
+    folder: Path
+    checkpoint: Checkpoint
     source: Checkpoint | None
     threads: int | None
     progress: ProgressCallback | None
@@ -175,7 +168,7 @@ class _Verification:
 
         def check(job: Stored | TensorInfo, stop: Event) -> TensorLoss | None:
             if isinstance(job, Stored):
-                loss = self._quantized(layout, job, scheme, stop)
+                loss = self._quantized(layout, job, stop)
                 names = job.entries
             else:
                 loss = self._kept(job, written, scheme, stop)
@@ -190,7 +183,7 @@ class _Verification:
         weights = sum(weight.shape[0] * weight.shape[1] for weight in stored.values())
         quantized_bytes = sum(checkpoint.tensors[name].nbytes for name in owned)
         return VerifyResult(
-            path=checkpoint.path,
+            path=self.folder,
             scheme=scheme.name if scheme else "",
             layout=layout.name,
             tensors=len(checkpoint.tensors),
@@ -206,7 +199,7 @@ class _Verification:
             self.problems.append(Problem(where, what))
 
     def _manifest(self) -> manifest.Manifest | None:
-        folder = self.checkpoint.path
+        folder = self.folder
         try:
             written = manifest.read(folder)
         except CheckpointError as error:
@@ -225,12 +218,13 @@ class _Verification:
                     header = opened.read(read_header(file).data_start)
                 self._same(name, "the header has", hashlib.sha256(header).hexdigest(), facts["header_sha256"])
             else:
-                content = hashlib.sha256(file.read_bytes()).hexdigest()
+                with file.open("rb") as opened:
+                    content = hashlib.file_digest(opened, "sha256").hexdigest()
                 self._same(name, "the file has", content, facts.get("sha256"))
         for file in folder.glob("*.safetensors"):
             if file.name not in written.files:
                 self._problem(file.name, f"a weight file that {manifest.NAME} does not list")
-        for name in written.tensors.keys() ^ self.checkpoint.tensors.keys():
+        for name in written.tensors.keys() ^ self.checkpoint.tensors.keys() if written.tensors else ():
             self._problem(name, "missing" if name in written.tensors else f"not listed in {manifest.NAME}")
         return written
 
@@ -260,7 +254,7 @@ class _Verification:
             place = "the source" if name in self.source.tensors else "the checkpoint"
             self._problem(name, f"only in {place}")
 
-    def _quantized(self, layout: Layout, weight: Stored, scheme: Scheme | None, stop: Event) -> TensorLoss | None:
+    def _quantized(self, layout: Layout, weight: Stored, stop: Event) -> TensorLoss | None:
         origin = None if self.source is None else self.source.tensors.get(weight.name)
         if origin is not None and origin.shape != weight.shape:
             self._problem(weight.name, f"shape {list(weight.shape)}, the source has {list(origin.shape)}")
@@ -279,7 +273,7 @@ class _Verification:
                 return None
             if origin is not None:
                 sqnr.add(self._source_band(origin, start, end), dequantize(q))
-        return None if origin is None else self._loss(weight.name, sqnr, scheme)
+        return None if origin is None else self._loss(weight.name, sqnr, weight.scheme)
 
     def _kept(
         self, info: TensorInfo, written: manifest.Manifest | None, scheme: Scheme | None, stop: Event

@@ -46,7 +46,8 @@ class _Loading:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.layout: Layout = layouts.detect(checkpoint)
-        self.stored: dict[str, Stored] = self.layout.open(checkpoint)
+        # A GGUF file is presented dequantized, and is read so.
+        self.stored: dict[str, Stored] = {} if checkpoint.quantization is None else self.layout.open(checkpoint)
 
     def model(self, threads: int | None) -> Model:
         checkpoint, config = self.checkpoint, self.checkpoint.config

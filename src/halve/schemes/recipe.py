@@ -15,7 +15,8 @@ class Recipe:
 
     ``ignore`` and ``include`` name tensors or modules: ``lm_head``, ``model.layers.0.mlp.up_proj`` or, with ``re:``, a
     regular expression that matches from the start (compressed-tensors' convention). ``ignore`` wins over ``include``,
-    and ``include`` over the built-in choice of linear layers.
+    and ``include`` over the built-in choice of linear layers. ``overrides`` are pairs of such a name and the scheme of
+    what it names; the last that names a tensor wins.
     """
 
     scheme: str
@@ -23,12 +24,22 @@ class Recipe:
     rule: str | None = None
     ignore: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, str], ...] = ()
     on_nonfinite: OnNonfinite = "error"
 
     def __post_init__(self) -> None:
         """Raise RecipeError for a pattern that is not a regular expression."""
-        for pattern in self.ignore + self.include:
+        for pattern in self.patterns:
             _compiled(pattern)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Every name and regular expression in the recipe."""
+        return self.ignore + self.include + tuple(pattern for pattern, _ in self.overrides)
+
+    def scheme_of(self, tensor: str) -> str:
+        """Name of the scheme that ``tensor`` gets where it is quantized."""
+        return next((name for pattern, name in reversed(self.overrides) if matches((pattern,), tensor)), self.scheme)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""

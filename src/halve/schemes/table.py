@@ -227,3 +227,36 @@ def get(name: str) -> Scheme:
         return SCHEMES[name]
     except KeyError:
         raise UnknownNameError("scheme", name, list(SCHEMES)) from None
+
+
+def find(weight: Block, activation: Block | None = None, *, static: bool = False) -> Scheme:
+    """The scheme of the table that these blocks are, holding these blocks; one without a name where there is none.
+
+    Floating-point scales of another type, and block sizes of a scheme that admits several, are no other scheme.
+    """
+    for same in (_exactly, _loosely):
+        for row in _ROWS:
+            if row.activation_static == static and same(row, weight) and _loosely_activation(row, activation):
+                return replace(row, weight=weight, activation=activation)
+    return Scheme(
+        name="", weight=weight, activation=activation, activation_static=static, floor_db=0, about="not in the table"
+    )
+
+
+def _exactly(row: Scheme, weight: Block) -> bool:
+    return row.weight == weight
+
+
+def _loosely(row: Scheme, weight: Block) -> bool:
+    size = weight.block_size if row.block_sizes and isinstance(weight.block_size, int) else row.weight.block_size
+    return _float_scales(replace(row.weight, block_size=size)) == _float_scales(weight)
+
+
+def _loosely_activation(row: Scheme, activation: Block | None) -> bool:
+    if row.activation is None or activation is None:
+        return row.activation is activation
+    return _float_scales(row.activation) == _float_scales(activation)
+
+
+def _float_scales(block: Block) -> Block:
+    return replace(block, scale="fp32") if block.scale in ("bf16", "fp16") else block
