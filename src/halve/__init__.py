@@ -14,6 +14,7 @@ from halve.errors import HalveError
 if TYPE_CHECKING:
     from halve.codecs.cast import cast
     from halve.evaluate.evaluator import evaluate
+    from halve.pipeline.convert import convert
     from halve.pipeline.quantize import quantize
     from halve.pipeline.verify import verify
     from halve.runtime.load import load
@@ -25,10 +26,11 @@ if os.environ.get("HALVE_REQUIRE_NATIVE", "0") not in ("", "0"):
         raise ImportError(f"HALVE_REQUIRE_NATIVE is set, and halve's native module cannot be used: {error}") from None
 
 __version__ = "0.1.0"
-__all__ = ["HalveError", "__version__", "cast", "evaluate", "formats", "load", "quantize", "verify"]
+__all__ = ["HalveError", "__version__", "cast", "convert", "evaluate", "formats", "load", "quantize", "verify"]
 
 _LAZY = {
     "cast": "halve.codecs.cast",
+    "convert": "halve.pipeline.convert",
     "evaluate": "halve.evaluate.evaluator",
     "load": "halve.runtime.load",
     "quantize": "halve.pipeline.quantize",
