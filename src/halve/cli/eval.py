@@ -1,17 +1,10 @@
 """``halve eval``: what a precision costs."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from halve.cli.parameter import SCHEME, json_option
-
-if TYPE_CHECKING:
-    from halve.evaluate.evaluator import Progress
 
 
 @click.command()
@@ -50,13 +43,13 @@ def command(
     halve eval out --against model
     halve eval out --against model --activations --kv fp8 --html report.html
     """
-    from halve.cli.render import show, show_table, size
+    from halve.cli.render import counted, show, show_table, size
     from halve.evaluate import report
     from halve.evaluate.evaluator import PROMPT, evaluate
 
     if html is not None:
         report.check(html)
-    with _progress() as progress:
+    with counted("windows") as progress:
         result = evaluate(
             path,
             against=against,
@@ -85,16 +78,3 @@ def command(
         show(result, as_json=False, title=f"{path}: {result.label}, {size(result.bytes)}{bits}", note=note)
     if result.sample is not None:
         click.echo(f"\n> {result.sample.prompt}\n{result.sample.text}")
-
-
-@contextmanager
-def _progress() -> Iterator["Progress | None"]:
-    """A line on stderr that is written over again and again, and erased in the end; None where nobody watches."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    again = "\r\x1b[K"
-    try:
-        yield lambda action, done, total: click.echo(f"{again}{action}: {done} of {total} windows", nl=False, err=True)
-    finally:
-        click.echo(again, nl=False, err=True)

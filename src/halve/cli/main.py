@@ -14,6 +14,7 @@ from halve.cli.failure import failure
 COMMANDS = {
     "demo": "The whole story on a small model: quantize, verify, compare",
     "quantize": "Write a quantized copy of a checkpoint",
+    "calibrate": "Gather statistics of a model's activations for better quantization",
     "convert": "Change the layout of a quantized checkpoint, keeping its codes",
     "verify": "Prove a quantized checkpoint whole and in range",
     "eval": "Measure perplexity, divergence and the loss of each layer",

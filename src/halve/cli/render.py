@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -162,3 +163,16 @@ def progress(action: str) -> Iterator["ProgressCallback | None"]:
             bar.update(task, completed=state.done, total=state.total, tensor=state.tensor)
 
         yield update
+
+
+@contextmanager
+def counted(unit: str) -> Iterator[Callable[[str, int, int], object] | None]:
+    """A callback (action, done, total) that keeps one line on stderr, erased in the end; None where nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    again = "\r\x1b[K"
+    try:
+        yield lambda action, done, total: click.echo(f"{again}{action}: {done} of {total} {unit}", nl=False, err=True)
+    finally:
+        click.echo(again, nl=False, err=True)

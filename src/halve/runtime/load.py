@@ -37,29 +37,53 @@ def load(path: str | Path, *, threads: int | None = None) -> Model:
     """
     checkpoint = open_checkpoint(path)
     try:
-        return _Loading(checkpoint).model(threads)
+        return Loader(checkpoint).model(threads)
     finally:
         checkpoint.close()
 
 
-class _Loading:
+class Loader:
+    """Fills models from an open checkpoint, dense or quantized: a whole one, or one decoder layer after the other.
+
+    Raises as `load` does, before any weight is read.
+    """
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.layout: Layout = layouts.detect(checkpoint)
         # A GGUF file is presented dequantized, and is read so.
         self.stored: dict[str, Stored] = {} if checkpoint.quantization is None else self.layout.open(checkpoint)
 
-    def model(self, threads: int | None) -> Model:
-        checkpoint, config = self.checkpoint, self.checkpoint.config
-        family = _family(config)
+        config = checkpoint.config
+        self.family = _family(config)
         layers = config.get("num_hidden_layers")
         if isinstance(layers, int) and layers > len(checkpoint.tensors):
             raise CheckpointError(
                 f"{checkpoint.path}: config.json says {layers} layers, and there are {len(checkpoint.tensors)} tensors",
                 hint=_AGAIN,
             )
-        self._check(family.shapes(config, str(checkpoint.path)))
-        model = family.build(checkpoint.path, config)
+        self._check(self.family.shapes(config, str(checkpoint.path)))
+        self.depth = self.family.depth(config, str(checkpoint.path))
+
+    def model(self, threads: int | None = None) -> Model:
+        """The whole model."""
+        return self._filled(self.family.build(self.checkpoint.path, self.checkpoint.config), threads)
+
+    def layer(self, index: int, threads: int | None = None) -> Model:
+        """Decoder layer ``index`` alone."""
+        return self._filled(self.family.build(self.checkpoint.path, self.checkpoint.config, index), threads)
+
+    def embed(self, tokens: NDArray[np.int64]) -> Array:
+        """Hidden states [T, hidden] of ``tokens`` before the first layer; reads the rows of these tokens only."""
+        name = self.family.embedding
+        info = self.checkpoint.tensors[name]
+        used, places = np.unique(tokens, return_inverse=True)
+        rows = np.empty((len(used), *info.shape[1:]), np.float32)
+        for row, token in zip(rows, used.tolist(), strict=True):
+            row[:] = _floats(read_array(self.checkpoint, name, token, token + 1), info)[0]
+        return rows[places]
+
+    def _filled(self, model: Model, threads: int | None) -> Model:
         with ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="halve") as pool:
             for _ in pool.map(self._fill, model.parameters.keys(), model.parameters.values()):
                 pass  # raises what a thread raised

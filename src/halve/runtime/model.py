@@ -30,6 +30,7 @@ class Model(ABC):
     """
 
     model_types: ClassVar[tuple[str, ...]]  # values of config.json's model_type
+    embedding: ClassVar[str]  # the tensor whose rows tokens become
 
     def __init__(self, path: Path, config: dict[str, Any], *, vocabulary: int, context: int) -> None:
         self.path = path
@@ -47,8 +48,15 @@ class Model(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, path: Path, config: dict[str, Any]) -> "Model":
+    def depth(cls, config: dict[str, Any], name: str) -> int:
+        """How many decoder layers ``config`` describes."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, path: Path, config: dict[str, Any], layer: int | None = None) -> "Model":
         """The model that ``config`` describes, its ``parameters`` still to be filled.
+
+        With ``layer`` only that decoder layer, which `decode` runs, so that a model need not fit into memory.
 
         Raises UnsupportedError for what the family does not know, CheckpointError for numbers that make no sense.
         """
@@ -59,6 +67,10 @@ class Model(ABC):
 
     @abstractmethod
     def _forward(self, tokens: NDArray[np.int64], cache: KvCache | None, start: int) -> Array: ...
+
+    @abstractmethod
+    def decode(self, hidden: Array) -> Array:
+        """Hidden states [T, hidden] of a text, from its first token on, after the decoder layers of this model."""
 
     def logits(self, tokens: NDArray[np.int64], cache: KvCache | None = None, *, start: int = 0) -> Array:
         """Logits [T, vocabulary] after each of ``tokens`` [T], which follow those in ``cache`` and are added to it.

@@ -38,6 +38,7 @@ class Llama(Model):
     """A decoder of the Llama family."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3")
+    embedding: ClassVar[str] = f"{EMBEDDING}.weight"
 
     @classmethod
     def shapes(cls, config: dict[str, Any], name: str) -> Iterable[tuple[str, tuple[int, ...]]]:
@@ -46,11 +47,16 @@ class Llama(Model):
         return ((parameter.name, parameter.shape) for parameter in geometry.parameters)
 
     @classmethod
-    def build(cls, path: Path, config: dict[str, Any]) -> "Llama":
-        """From config.json."""
-        return cls(path, config)
+    def depth(cls, config: dict[str, Any], name: str) -> int:
+        """From the geometry."""
+        return Geometry.from_config(config, name=name).layers
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    @classmethod
+    def build(cls, path: Path, config: dict[str, Any], layer: int | None = None) -> "Llama":
+        """From config.json."""
+        return cls(path, config, layer)
+
+    def __init__(self, path: Path, config: dict[str, Any], layer: int | None = None) -> None:
         geometry = Geometry.from_config(config, name=str(path))
         context = setting.size(config, "max_position_embeddings", _CONTEXT[config["model_type"]])
         super().__init__(path, config, vocabulary=geometry.vocab, context=context)
@@ -68,8 +74,11 @@ class Llama(Model):
         self.geometry = geometry
         self._eps = setting.positive(config, "rms_norm_eps", _EPS)
         self._frequencies = rope.frequencies(config, geometry.head_dim, theta=_THETA)
-        self._embedding = self._parameter(f"{EMBEDDING}.weight", geometry.vocab, geometry.hidden)
         windows = _windows(config, geometry.layers)
+        if layer is not None:
+            self._layers = [self._layer(f"model.layers.{layer}", windows[layer])]
+            return
+        self._embedding = self._parameter(f"{EMBEDDING}.weight", geometry.vocab, geometry.hidden)
         self._layers = [self._layer(f"model.layers.{index}", window) for index, window in enumerate(windows)]
         self._norm = self._parameter(f"{NORM}.weight", geometry.hidden)
         head = (
@@ -87,16 +96,25 @@ class Llama(Model):
     def _forward(self, tokens: NDArray[np.int64], cache: KvCache | None, start: int) -> Array:
         x = self._embedding[tokens]
         self._check_finite(EMBEDDING, x)
-        angles = rope.table(self._frequencies, 0 if cache is None else len(cache), len(tokens))
-        for index, layer in enumerate(self._layers):
-            x += self._attention(layer, self._normed(x, layer.input_norm), angles, index, cache)
-            x += self._mlp(layer, self._normed(x, layer.mlp_norm))
-            self._check_finite(layer.name, x)
-        last = self._normed(x[start:], self._norm)
+        last = self._normed(self._decode(x, cache)[start:], self._norm)
         self._check_finite(NORM, last)
         logits = self._head(last, self.observe)
         self._check_finite(OUTPUT_HEAD, logits, weights=EMBEDDING if self._head.tied else OUTPUT_HEAD)
         return logits
+
+    def decode(self, hidden: Array) -> Array:
+        """Without a cache."""
+        with np.errstate(all="ignore"):  # what is not finite is found and named
+            return self._decode(hidden.copy(), None)
+
+    def _decode(self, x: Array, cache: KvCache | None) -> Array:
+        """Run the layers over ``x`` in place."""
+        angles = rope.table(self._frequencies, 0 if cache is None else len(cache), len(x))
+        for index, layer in enumerate(self._layers):
+            x += self._attention(layer, self._normed(x, layer.input_norm), angles, index, cache)
+            x += self._mlp(layer, self._normed(x, layer.mlp_norm))
+            self._check_finite(layer.name, x)
+        return x
 
     def _attention(
         self, layer: "_Layer", x: Array, angles: tuple[Array, Array], index: int, cache: KvCache | None

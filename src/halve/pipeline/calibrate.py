@@ -1,0 +1,179 @@
+"""Gather the statistics of a model's activations, one decoder layer in memory at a time."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from halve.algorithms.base import Statistics
+from halve.checkpoint.source import open_checkpoint
+from halve.errors import UnsupportedError
+from halve.evaluate import builtin, passages
+from halve.evaluate.passages import Passage
+from halve.models.fused import fused_group
+from halve.pipeline import statistics
+from halve.runtime.linear import Array
+from halve.runtime.load import Loader
+from halve.runtime.model import Model
+from halve.runtime.text import Tokenizer
+
+WINDOWS = 8  # of each text
+WINDOW = 512
+
+Progress = Callable[[str, int, int], object]  # what is being done, how many layers are done, of how many
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateResult:
+    """What `calibrate` wrote."""
+
+    path: Path
+    layers: int
+    groups: int
+    hessians: bool
+    facts: statistics.Facts
+    bytes: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {
+            "path": str(self.path),
+            "layers": self.layers,
+            "groups": self.groups,
+            "hessians": self.hessians,
+            "tokens": self.facts.tokens,
+            "texts": self.facts.texts,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def facts_told(self) -> list[tuple[str, str]]:
+        """What to tell, a line each."""
+        return [
+            ("written", f"{self.path}, {self.bytes:,} bytes"),
+            ("layers", f"{self.layers}, with {self.groups} inputs of linear layers"),
+            ("texts", "; ".join(f"{text['name']} ({text['tokens']} tokens)" for text in self.facts.texts)),
+            ("time", f"{self.seconds:.1f} s, {self.facts.tokens / self.seconds:.0f} tokens/s (reference path)"),
+        ]
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(told)}</td></tr>" for name, told in self.facts_told())
+        return f"<table>{rows}</table>"
+
+
+class _Moments:
+    """Sums over the inputs of one fused group."""
+
+    def __init__(self, columns: int, *, hessian: bool) -> None:
+        self.squares = np.zeros(columns, np.float64)
+        self.amax = np.zeros(columns, np.float32)
+        self.products = np.zeros((columns, columns), np.float32) if hessian else None
+        self.count = 0
+
+    def add(self, inputs: Array) -> None:
+        self.squares += np.einsum("ti,ti->i", inputs, inputs, dtype=np.float64)
+        np.maximum(self.amax, np.abs(inputs).max(0), out=self.amax)
+        if self.products is not None:
+            self.products += inputs.T @ inputs
+        self.count += len(inputs)
+
+    def statistics(self) -> Statistics:
+        hessian = None if self.products is None else self.products / np.float32(self.count)
+        return Statistics((self.squares / self.count).astype(np.float32), self.amax, hessian, self.count)
+
+
+def calibrate(
+    source: str | Path,
+    out: str | Path,
+    *,
+    texts: Sequence[str] = ("builtin",),
+    windows: int = WINDOWS,
+    window: int = WINDOW,
+    hessians: bool = True,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> CalibrateResult:
+    """Run the model ``source`` over ``texts`` and write what its linear layers are fed into the file ``out``.
+
+    ``texts`` are paths of UTF-8 files, or ``builtin`` for three kinds of text; of each the first ``windows`` windows of
+    ``window`` tokens are read. ``hessians`` adds the matrices that gptq needs: 4 bytes for every pair of inputs.
+    Memory is one decoder layer in FP32, its statistics, and the hidden states of the text.
+
+    Raises UnsupportedError for an architecture that halve does not run and for texts that are too short, OutputError
+    where ``out`` exists, CheckpointError for a damaged model.
+    """
+    began = perf_counter()
+    out = Path(out)
+    with closing(open_checkpoint(source)) as checkpoint:
+        loader = Loader(checkpoint)
+        cut = _cut(checkpoint.path, checkpoint.auxiliary(), texts, windows, window)
+        states = [loader.embed(passage.tokens) for passage in cut]
+        columns = _columns(loader)
+        facts = statistics.Facts(statistics.fingerprint(checkpoint), sum(map(len, states)), window, _told(cut))
+        file = statistics.writer(out, columns, facts, hessians=hessians)
+        try:
+            for index in range(loader.depth):
+                if progress is not None:
+                    progress("calibrating", index, loader.depth)
+                for group, moments in _layer(loader.layer(index, threads), states, hessian=hessians).items():
+                    statistics.put(file, group, moments.statistics())
+            file.finish()
+        except BaseException:
+            file.discard()
+            raise
+    if progress is not None:
+        progress("calibrating", loader.depth, loader.depth)
+    size = out.stat().st_size
+    return CalibrateResult(out, loader.depth, len(columns), hessians, facts, size, perf_counter() - began)
+
+
+def _cut(path: Path, files: dict[str, bytes], names: Sequence[str], windows: int, window: int) -> list[Passage]:
+    if windows < 1 or window < passages.SMALLEST:
+        raise UnsupportedError(
+            f"{windows} windows of {window} tokens", hint=f"at least one window, of {passages.SMALLEST} tokens or more"
+        )
+    tokenizer = Tokenizer(path, files)
+    texts = builtin.named(tuple(names), "calibrate")
+    return [p for text in texts for p in passages.cut(text, tokenizer, windows=windows, window=window)]
+
+
+def _told(cut: Sequence[Passage]) -> list[dict[str, Any]]:
+    texts = {passage.text.name: passage.text for passage in cut}
+    return [
+        {"name": name, "sha256": text.sha256, "tokens": sum(len(p.tokens) for p in cut if p.text is text)}
+        for name, text in texts.items()
+    ]
+
+
+def _columns(loader: Loader) -> dict[str, int]:
+    """Fused groups of all decoder layers, and how many inputs they have."""
+    layer = loader.family.build(loader.checkpoint.path, loader.checkpoint.config, 0)
+    of_first = {fused_group(name): linear.weight.shape[1] for name, linear in layer.linears.items()}
+    return {
+        group.replace(".0.", f".{index}.", 1): size for index in range(loader.depth) for group, size in of_first.items()
+    }
+
+
+def _layer(model: Model, states: list[Array], *, hessian: bool) -> dict[str, _Moments]:
+    """Run one decoder layer over all ``states``, which become its outputs; moments of its fused groups."""
+    owners: dict[str, tuple[str, int]] = {}
+    for name, linear in model.linears.items():
+        owners.setdefault(fused_group(name), (name, linear.weight.shape[1]))
+    moments = {group: _Moments(size, hessian=hessian) for group, (_, size) in owners.items()}
+    first = {name: moments[group] for group, (name, _) in owners.items()}
+
+    def observe(name: str, inputs: Array, outputs: Array) -> None:
+        del outputs
+        if name in first:
+            first[name].add(inputs)
+
+    model.observe = observe
+    for index, state in enumerate(states):
+        states[index] = model.decode(state)
+    return moments

@@ -1,0 +1,148 @@
+"""The statistics file: what a model's linear layers are fed, gathered once and used by every calibrated quantizer.
+
+A safetensors file. Of every fused group G of linear layers, which have one input x, it holds ``G.mean_square`` F32
+[in], the mean of x^2 over all tokens, ``G.amax`` F32 [in], the largest |x|, and, if asked for, ``G.hessian`` F32
+[in, in], the mean of x x^T. Its metadata say which model read which texts.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halve.algorithms.base import Statistics
+from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo, read_array
+from halve.checkpoint.safetensors import ShardWriter, read_header
+from halve.errors import CheckpointError
+from halve.models.fused import fused_group
+
+KIND = "halve.statistics"
+AGAIN = "make it again with `halve calibrate`"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a statistics file tells of itself."""
+
+    model: str  # fingerprint of the model that was run
+    tokens: int
+    window: int
+    texts: list[dict[str, Any]]  # name, sha256, tokens
+
+    @classmethod
+    def parse(cls, path: Path, metadata: Mapping[str, str]) -> Self:
+        """From the file's metadata. Raises CheckpointError for a file of another kind."""
+        try:
+            return cls(**json.loads(metadata[KIND]))
+        except (KeyError, ValueError, TypeError, RecursionError):
+            raise CheckpointError(f"{path} holds no statistics of activations", hint=AGAIN) from None
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """What tells a model from its relatives without reading all of it: names, shapes, and the values of its vectors.
+
+    Norms differ between any two trained models; casts to a type that holds them leave the fingerprint as it is.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(checkpoint.tensors):
+        info = checkpoint.tensors[name]
+        digest.update(f"{name}\0{list(info.shape)}\n".encode())
+        if len(info.shape) == 1 and info.dtype in FLOATS:
+            digest.update(read_array(checkpoint, name).astype(np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def entries(columns: Mapping[str, int], *, hessians: bool) -> list[TensorInfo]:
+    """The tensors of a file for fused groups of so many inputs."""
+    found = []
+    for group, size in columns.items():
+        found += [TensorInfo(f"{group}.mean_square", "F32", (size,)), TensorInfo(f"{group}.amax", "F32", (size,))]
+        if hessians:
+            found.append(TensorInfo(f"{group}.hessian", "F32", (size, size)))
+    return found
+
+
+def writer(path: Path, columns: Mapping[str, int], facts: Facts, *, hessians: bool) -> ShardWriter:
+    """A file to be filled with `put`. Raises OutputError as `ShardWriter` does."""
+    return ShardWriter(path, entries(columns, hessians=hessians), {KIND: json.dumps(asdict(facts))})
+
+
+def put(file: ShardWriter, group: str, statistics: Statistics) -> None:
+    """Write what is known of the inputs of ``group``."""
+    file.write(f"{group}.mean_square", 0, statistics.mean_square.data)
+    file.write(f"{group}.amax", 0, statistics.amax.data)
+    if statistics.hessian is not None:
+        file.write(f"{group}.hessian", 0, statistics.hessian.data)
+
+
+class StatisticsFile:
+    """An open statistics file. Safe to read from several threads.
+
+    Raises CheckpointError for a file that is damaged or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        header = read_header(path)
+        self.facts = Facts.parse(path, header.metadata)
+        self._tensors = {name: located.info for name, located in header.tensors.items()}
+        self._data_start = header.data_start
+        self._begin = {name: located.begin for name, located in header.tensors.items()}
+        self._groups = {name.rpartition(".")[0] for name in self._tensors}
+
+    @property
+    def hessians(self) -> bool:
+        """Whether it holds every group's Hessian."""
+        return all(f"{group}.hessian" in self._tensors for group in self._groups)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the whole file: given it, quantizing is byte-deterministic."""
+        with self.path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raise CheckpointError where these are the statistics of another model than ``checkpoint``."""
+        if self.facts.model and self.facts.model != fingerprint(checkpoint):
+            raise CheckpointError(
+                f"{self.path} holds the statistics of another model than {checkpoint.path}", hint=AGAIN
+            )
+
+    def of(self, tensor: str, columns: int) -> Statistics | None:
+        """What is known of the inputs of the linear layer with weight ``tensor`` [out, columns]; None: nothing.
+
+        Raises CheckpointError for values that are no statistics of such a layer.
+        """
+        module = tensor.removesuffix(".weight")
+        group = next((g for g in (module, fused_group(tensor)) if g in self._groups), None)
+        if group is None:
+            return None
+        mean_square, amax = self._read(f"{group}.mean_square", (columns,)), self._read(f"{group}.amax", (columns,))
+        if mean_square is None or (mean_square < 0).any() or (amax is not None and (amax < 0).any()):
+            raise CheckpointError(f"{self.path}: {group} has no mean squares, or negative ones", hint=AGAIN)
+        return Statistics(
+            mean_square=mean_square,
+            amax=np.sqrt(mean_square) if amax is None else amax,
+            hessian=self._read(f"{group}.hessian", (columns, columns)),
+            count=self.facts.tokens,
+        )
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+        info = self._tensors.get(name)
+        if info is None:
+            return None
+        if info.dtype != "F32" or info.shape != shape:
+            raise CheckpointError(
+                f"{self.path}: {name} is {info.dtype} {list(info.shape)}, the model needs F32 {list(shape)}", hint=AGAIN
+            )
+        values = np.fromfile(
+            self.path, np.float32, int(np.prod(shape)), offset=self._data_start + self._begin[name]
+        ).reshape(shape)
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{self.path}: {name} is not finite", hint=AGAIN)
+        return values
