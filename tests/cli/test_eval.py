@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 import halve
-from halve.cli import eval as eval_command
+from halve.cli import render
 from halve.cli.main import cli
 from tiny import speaker
 
@@ -90,7 +90,7 @@ def test_a_report_that_cannot_be_written_is_found_before_the_work(run, monkeypat
 
 def test_a_terminal_is_told_how_far_it_is(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with eval_command._progress() as progress:
+    with render.counted("windows") as progress:
         progress("w8a8", 1, 2)
     said = capsys.readouterr().err
     assert "w8a8: 1 of 2 windows" in said

@@ -220,15 +220,13 @@ def test_an_unknown_scheme_lists_near_ones(made):
         evaluate(made / "nvfp4a16", activations=True, scheme="nvfp5", **FEW)
 
 
-def test_without_a_manifest_the_scheme_must_be_said(copy):
+def test_without_a_manifest_the_layout_says_the_scheme(copy):
     (copy / "halve.json").unlink()
-    with pytest.raises(
-        UnsupportedError, match=r"does not say how activations are quantized \(no halve.json\)"
-    ) as raised:
+    with pytest.raises(UnsupportedError, match="nvfp4a16 leaves activations in 16 bits") as raised:
         evaluate(copy, activations=True, **FEW)
     assert raised.value.hint == "say --scheme nvfp4"
     found = evaluate(copy, activations=True, scheme="nvfp4", **FEW)
-    assert (found.label, len(found.losses)) == ("fp4_e2m1", 2)
+    assert (found.label, len(found.losses)) == ("nvfp4a16", 2)
 
 
 def test_blocks_that_do_not_divide_the_inputs(tmp_path):

@@ -99,15 +99,15 @@ class Evaluator:
         cut = self._check(model)
         if prompt is not None:
             _ = model.tokenizer  # where it is missing, the error comes before the long work
-        largest = operands.largest_of(found.blocks) if fed.static else {}
+        largest = operands.largest_of(fed)
         started = perf_counter()
-        with operands.attached(model, found.blocks, largest):
+        with operands.attached(model, fed.activations, largest):
             scores, base_seconds = self._score(model, cut, WEIGHTS, found.label)
         seconds = perf_counter() - started - base_seconds
         losses: list[Loss] = [evaluation.loss(WEIGHTS, cut, scores)]
-        quantizers = operands.quantizers(fed, found.blocks, largest)
+        quantizers = operands.quantizers(fed, largest)
         if fed != WEIGHTS:
-            with operands.attached(model, found.blocks, quantizers):
+            with operands.attached(model, fed.activations, quantizers):
                 faithful, _ = self._score(model, cut, fed, f"{found.label}, {fed.short}")
             losses.append(evaluation.loss(fed, cut, faithful))
         reference = self._reference
@@ -237,7 +237,7 @@ def _spread(cut: Sequence[Passage]) -> Sequence[Passage]:
 
 
 def _elements(found: Subject, fed: Operands) -> tuple[str, ...]:
-    blocks = [*found.blocks.values(), *([fed.activation] if fed.activation else [])]
+    blocks = [*(layer.scheme.weight for layer in found.quantized.values()), *fed.activations.values()]
     names = [name for block in blocks for name in (block.element, block.scale) if name]
     return tuple(dict.fromkeys([*(names or [found.element]), *([fed.kv.name] if fed.kv else [])]))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -25,26 +25,32 @@ KV_FORMATS: dict[str, str] = {"fp8": "fp8_e4m3"}  # what engines call it -> its 
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """How linear layers and attention are fed. None: as they come, in float32."""
+    """How linear layers and attention are fed. What is not named is fed as it comes, in float32.
 
-    activation: Block | None = None
-    static: bool = False  # the activations' tensor scale is fixed beforehand, by the largest one in the text
+    ``activations`` are blocks by module; ``scales`` are the scales of static ones, where the checkpoint has them, and
+    ``static`` are modules whose scale is taken from the largest input in the text instead.
+    """
+
+    activations: Mapping[str, Block] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    static: frozenset[str] = frozenset()
     kv: Format | None = None
 
     @property
     def short(self) -> str:
         """In a word or three."""
-        parts = ["weights"] + ["activations"] * (self.activation is not None) + ["KV"] * (self.kv is not None)
+        parts = ["weights"] + ["activations"] * bool(self.activations) + ["KV"] * (self.kv is not None)
         return " + ".join(parts)
 
     @property
     def about(self) -> str:
         """In full."""
-        if self.activation is None and self.kv is None:
+        if not self.activations and self.kv is None:
             return "weights as they are stored; activations, keys and values in FP32"
         parts = ["weights as they are stored"]
-        if self.activation is not None:
-            parts.append(f"activations in {_words(self.activation, static=self.static)}")
+        kinds = dict.fromkeys((block, m in self.scales, m in self.static) for m, block in self.activations.items())
+        if kinds:
+            parts.append(f"activations in {' or '.join(_words(*kind) for kind in kinds)}")
         if self.kv is not None:
             parts.append(f"keys and values in {self.kv.name} under a scale of 1")
         return "; ".join([*parts, "accumulated in FP32"])
@@ -53,7 +59,7 @@ class Operands:
 WEIGHTS = Operands()
 
 
-def _words(block: Block, *, static: bool) -> str:
+def _words(block: Block, calibrated: bool, static: bool) -> str:
     match block.block_size:
         case "row":
             per = "token"
@@ -61,13 +67,17 @@ def _words(block: Block, *, static: bool) -> str:
             per = "tensor"
         case size:
             per = f"{size} columns"
-    scale = "" if static and block.block_size == "tensor" else f" under a {block.scale} scale per {per}"
-    fixed = " and a tensor scale" if block.tensor_scale else " under a tensor scale"
-    return block.element + scale + (f"{fixed} from the largest in these texts (not calibrated)" if static else "")
+    fixed = "calibrated" if calibrated else "from the largest in these texts (not calibrated)"
+    if block.block_size == "tensor":
+        return (
+            f"{block.element} under a tensor scale {fixed}" if calibrated or static else f"{block.element} per tensor"
+        )
+    scale = f"{block.element} under a {block.scale} scale per {per}"
+    return f"{scale} and a tensor scale {fixed}" if calibrated or static else scale
 
 
 def resolve(subject: Subject, scheme: str | None, *, activations: bool, kv: str | None) -> Operands:
-    """What ``subject``'s target is fed under ``scheme``, by default the one that halve.json names.
+    """What ``subject``'s target is fed under ``scheme``, by default under the one that each layer is stored in.
 
     Raises UnsupportedError where that cannot be known or makes no sense, UnknownNameError for names that no table has.
     """
@@ -80,32 +90,37 @@ def resolve(subject: Subject, scheme: str | None, *, activations: bool, kv: str 
                 "a scheme says how activations are quantized, and they are not", hint="add --activations"
             )
         return Operands(kv=kv_format)
-    row = _scheme(subject, scheme)
-    assert row.activation is not None  # noqa: S101 - `_scheme` has checked
-    for module, columns in subject.columns.items():
+    rows = _schemes(subject, scheme)
+    blocks = {module: row.activation for module, row in rows.items() if row.activation}
+    for module, block in blocks.items():
         try:
-            row.activation.tile(1, columns)
+            block.tile(1, subject.quantized[module].columns)
         except FormatError as error:
             raise UnsupportedError(
-                f"{row.name} cannot feed {module}: {error}",
+                f"{rows[module].name} cannot feed {module}: {error}",
                 hint="no engine runs this model so; choose a scheme with rows, or smaller blocks",
             ) from None
-    return Operands(row.activation, row.activation_static, kv_format)
+    fixed = {module for module in blocks if rows[module].activation_static}
+    scales = {m: scale for m in fixed if (scale := subject.quantized[m].input_scale) is not None}
+    return Operands(blocks, scales, frozenset(fixed - scales.keys()), kv_format)
 
 
-def _scheme(subject: Subject, name: str | None) -> Scheme:
-    """The scheme called ``name``, or by default ``subject``'s; it has activations, and weights like ``subject``'s."""
-    if not subject.blocks:
+def _schemes(subject: Subject, name: str | None) -> dict[str, Scheme]:
+    """The scheme of every layer: the one called ``name``, or its own. Some of them have activations."""
+    if not subject.quantized:
         raise UnsupportedError(
             f"{subject.path} is not quantized: no engine quantizes activations in front of such weights",
             hint="quantize it first, or leave out --activations",
         )
-    stored = {_kind(block) for block in subject.blocks.values()}
+    stored = {_kind(layer.scheme.weight) for layer in subject.quantized.values()}
     fitting = [s.name for s in SCHEMES.values() if s.activation is not None and _kind(s.weight) in stored]
     hint = f"say --scheme {' or '.join(fitting)}" if fitting else "leave out --activations"
-    if name is None and not subject.scheme:
-        raise UnsupportedError(f"{subject.path} does not say how activations are quantized (no halve.json)", hint=hint)
-    row = schemes.get(name or subject.scheme)
+    if name is None:
+        own = {module: layer.scheme for module, layer in subject.quantized.items()}
+        if not any(scheme.activation for scheme in own.values()):
+            raise UnsupportedError(f"{subject.path}: {subject.label} leaves activations in 16 bits", hint=hint)
+        return own
+    row = schemes.get(name)
     if row.activation is None:
         raise UnsupportedError(f"{subject.path}: {row.name} leaves activations in 16 bits", hint=hint)
     if row.name not in fitting:
@@ -113,7 +128,7 @@ def _scheme(subject: Subject, name: str | None) -> Scheme:
         raise UnsupportedError(
             f"{subject.path} has weights in {', '.join(weights)}: they are not {row.name}'s", hint=hint
         )
-    return row
+    return dict.fromkeys(subject.quantized, row)
 
 
 def _kind(block: Block) -> tuple[str, str, bool]:
@@ -133,29 +148,33 @@ class Largest:
         return inputs
 
 
-def largest_of(modules: Iterable[str]) -> dict[str, Largest]:
-    """A `Largest` for each fused group of ``modules``: layers that run as one have one input."""
-    return {group: Largest() for group in map(fused_group, modules)}
+def largest_of(operands: Operands) -> dict[str, Largest]:
+    """A `Largest` for each fused group whose scale is not in the checkpoint: layers that run as one have one input."""
+    return {fused_group(module): Largest() for module in operands.static}
 
 
-def quantizers(
-    operands: Operands, modules: Iterable[str], largest: Mapping[str, Largest] | None = None
-) -> dict[str, Activation]:
-    """What rounds the inputs of each fused group of ``modules``; where that is static, by the ``largest`` seen."""
-    block = operands.activation
-    if block is None:
-        return {}
-    amax = {group: seen.amax for group, seen in (largest or {}).items()}
-    return {group: _quantizer(block, group, amax.get(group)) for group in map(fused_group, modules)}
+def quantizers(operands: Operands, largest: Mapping[str, Largest]) -> dict[str, Activation]:
+    """What rounds the inputs of each fused group; static ones under their scale, or by the ``largest`` seen."""
+    found: dict[str, Activation] = {}
+    for module, block in operands.activations.items():
+        group, scale = fused_group(module), operands.scales.get(module)
+        if module in operands.static:
+            scale = static_scale(block, largest[group].amax)
+        found.setdefault(group, _quantizer(block, group, scale))
+    return found
 
 
-def _quantizer(block: Block, group: str, amax: float | None) -> Activation:
-    step = None if amax is None else np.float32(amax or 1) / np.float32(block.element_format.max)
-    scale = None if amax is None else tensor_scale(block, amax)
+def static_scale(block: Block, amax: float) -> float:
+    """The tensor scale of static activations whose largest magnitude is ``amax``; 1 where they are all zero."""
+    if block.tensor_scale:
+        return tensor_scale(block, amax) or 1.0
+    return float(np.float32(amax or block.element_format.max) / np.float32(block.element_format.max))
 
+
+def _quantizer(block: Block, group: str, scale: float | None) -> Activation:
     def activation(inputs: Array) -> Array:
-        if step is not None and block.block_size == "tensor":
-            return rounded(block.element_format, inputs / step) * step
+        if scale is not None and not block.tensor_scale:
+            return rounded(block.element_format, inputs / np.float32(scale)) * np.float32(scale)
         try:
             return dequantize(quantize(block, inputs, tensor_scale=scale))
         except FormatError:
@@ -175,7 +194,7 @@ def rounded(number_format: Format, values: Array) -> Array:
 @contextmanager
 def attached(model: Model, modules: Iterable[str], activations: Mapping[str, Activation]) -> Iterator[None]:
     """Within the context, ``model`` feeds the inputs of ``modules`` through what their fused group has been given."""
-    linears = [model.linears[module] for module in modules] if activations else []
+    linears = [model.linears[module] for module in modules if fused_group(module) in activations]
     for linear in linears:
         linear.activation = activations[fused_group(linear.name)]
     try:

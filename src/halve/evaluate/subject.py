@@ -11,7 +11,16 @@ from halve.checkpoint.hf import HfCheckpoint
 from halve.checkpoint.source import open_checkpoint
 from halve.layouts.base import Stored, module
 from halve.models.linear import why_kept
-from halve.schemes import Block
+from halve.schemes import Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A quantized linear layer: its scheme, how many inputs it has, and the scale of static ones where it is stored."""
+
+    scheme: Scheme
+    columns: int
+    input_scale: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +28,11 @@ class Subject:
     """A checkpoint, as far as its headers tell."""
 
     path: Path
-    scheme: str  # as halve.json names it; empty where there is none
+    scheme: str  # as the weights are stored, or as halve.json names it; empty where neither says
     element: str  # number format of most linear layers
     bytes: int  # of the weight files
     bpw: float | None  # bits per weight of linear layers, scales included; None: a GGUF file, whose blocks are decoded
-    blocks: dict[str, Block]  # of quantized modules
-    columns: dict[str, int]  # of quantized modules: how many inputs they have
+    quantized: dict[str, Quantized]  # by module
 
     @property
     def label(self) -> str:
@@ -45,20 +53,28 @@ def describe(path: str | Path) -> Subject:
 
 
 def _describe(checkpoint: Checkpoint) -> Subject:
-    stored = {} if checkpoint.quantization is None else layouts.detect(checkpoint).open(checkpoint)
+    layout = layouts.detect(checkpoint)
+    stored = {} if checkpoint.quantization is None else layout.open(checkpoint)
     folder = isinstance(checkpoint, HfCheckpoint)
     written = manifest.read(checkpoint.path) if folder else None
     files = checkpoint.files if isinstance(checkpoint, HfCheckpoint) else (checkpoint.path,)
     element, bpw = _width(checkpoint, stored)
     return Subject(
         path=checkpoint.path,
-        scheme=str(written.scheme.get("name", "")) if written else "",
+        scheme=_names(stored) or (str(written.scheme.get("name", "")) if written else ""),
         element=element if folder else "gguf",
         bytes=sum(file.stat().st_size for file in files),
         bpw=bpw if folder else None,
-        blocks={module(name): weight.block for name, weight in stored.items()},
-        columns={module(name): weight.shape[1] for name, weight in stored.items()},
+        quantized={
+            module(name): Quantized(weight.scheme, weight.shape[1], layout.input_scale(checkpoint, weight))
+            for name, weight in stored.items()
+        },
     )
+
+
+def _names(stored: dict[str, Stored]) -> str:
+    """The schemes of quantized weights, the most frequent first."""
+    return " + ".join(name for name, _ in Counter(w.scheme.name for w in stored.values()).most_common() if name)
 
 
 def _width(checkpoint: Checkpoint, stored: dict[str, Stored]) -> tuple[str, float]:
