@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from halve.algorithms.base import Statistics
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import UnsupportedError
 from halve.evaluate import builtin, passages
@@ -21,6 +20,7 @@ from halve.runtime.linear import Array
 from halve.runtime.load import Loader
 from halve.runtime.model import Model
 from halve.runtime.text import Tokenizer
+from halve.schemes.statistics import Statistics
 
 WINDOWS = 8  # of each text
 WINDOW = 512

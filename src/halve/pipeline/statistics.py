@@ -15,11 +15,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from halve.algorithms.base import Statistics
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo, read_array
 from halve.checkpoint.safetensors import ShardWriter, read_header
 from halve.errors import CheckpointError
 from halve.models.fused import fused_group
+from halve.schemes.statistics import Statistics
 
 KIND = "halve.statistics"
 AGAIN = "make it again with `halve calibrate`"
