@@ -1,4 +1,6 @@
-"""Hugging Face folders: config.json, one safetensors file or an index with shards, tokenizer files.
+"""Hugging Face folders: config.json, one file of weights or an index with shards, tokenizer files.
+
+Weights are safetensors, or, where there are none, what ``torch.save`` wrote.
 
 A folder may come from anybody, so what its files say about each other is checked before a weight is read: no name leads
 out of the folder, every tensor is in the one shard that the index gives, and nothing in it is ever run.
@@ -8,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,13 +18,17 @@ from typing import Any
 from halve.checkpoint.base import TensorInfo
 from halve.checkpoint.safetensors import Located, header_of
 from halve.checkpoint.storage import FileReader
+from halve.checkpoint.torch_file import SUFFIXES, Strided, tensors_of
 from halve.errors import CheckpointError
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
-_PART = re.compile(r"-\d+-of-(\d+)\.safetensors$")
+_HEAD = "lm_head.weight"
+_PART = re.compile(r"-\d+-of-(\d+)\.\w+$")
 INDEX = "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+TORCH_SINGLE = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+PICKLES = (*SUFFIXES, ".ckpt", ".pkl")
 PICKLE_HINT = (
     'convert it to safetensors once, where you trust it: python -c "import torch, safetensors.torch as s; s.save_file('
     "{k: v.contiguous().clone() for k, v in torch.load('pytorch_model.bin', weights_only=True).items()},"
@@ -53,7 +60,24 @@ _CONFIG_LIMIT = 16 << 20
 _INDEX_LIMIT = 64 << 20  # 200 000 tensors take 25 MB
 _AUXILIARY_LIMIT = 128 << 20  # the largest tokenizer.json in use takes 35 MB
 _MODELOPT = "hf_quant_config.json"
+_NO_WEIGHTS = re.compile(
+    r"training_args\.bin|(optimizer|scheduler|rng_state|scaler)\w*\.\w+"
+)  # what trainers leave behind
 _SHARED_BLOBS = ".huggingface-shared-blobs"  # huggingface_hub 2 marks its store for all repositories with this file
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of weight files, and what they are called."""
+
+    name: str
+    single: str
+    index: str
+    suffixes: tuple[str, ...]
+
+
+_SAFETENSORS = _Kind("safetensors", SINGLE, INDEX, (".safetensors",))
+_KINDS = (_SAFETENSORS, _Kind("torch", TORCH_SINGLE, TORCH_INDEX, SUFFIXES))
 
 
 class HfCheckpoint:
@@ -67,6 +91,7 @@ class HfCheckpoint:
         self.path = path
         self.config = _config(path)
         self.files, index = weight_files(path)
+        self._index = next(kind.index for kind in _KINDS if self.files[0].name.endswith(kind.suffixes))
         self._readers: list[FileReader] = []
         self._places: dict[str, tuple[FileReader, Located]] = {}
         try:
@@ -77,7 +102,7 @@ class HfCheckpoint:
             self.close()
             raise
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
-            {name: located.info for name, (_, located) in self._places.items()}
+            {name: located.info for name, (_, located) in self._places.items() if not self._tied(name)}
         )
 
     @property
@@ -103,7 +128,10 @@ class HfCheckpoint:
         filled = buffer.cast("B")[: (stop - start) * info.row_bytes]
         if not 0 <= start <= stop <= info.rows or len(filled) != (stop - start) * info.row_bytes:
             raise ValueError(f"rows {start} to {stop} of {name}, which has {info.rows}, into {len(buffer)} elements")
-        reader.read_into(located.begin + start * info.row_bytes, filled, name)
+        if isinstance(located, Strided):
+            located.read(reader, start, stop, filled)
+        else:
+            reader.read_into(located.begin + start * info.row_bytes, filled, name)
         return filled
 
     def stored(self, name: str) -> tuple[str, int]:
@@ -134,19 +162,27 @@ class HfCheckpoint:
     def _add(self, file: Path, index: dict[str, str] | None) -> None:
         reader = FileReader(file)
         self._readers.append(reader)
-        header = header_of(reader)
-        for name, located in header.tensors.items():
+        for name, located in _tensors(reader).items():
             if index is not None and index.get(name) != file.name:
                 place = f"gives to {index[name]}" if name in index else "does not list"
-                raise CheckpointError(f"{file}: holds tensor {name!r}, which {INDEX} {place}", hint=_AGAIN)
-            begin = header.data_start + located.begin
-            self._places[name] = reader, Located(located.info, begin, begin + located.info.nbytes)
+                raise CheckpointError(f"{file}: holds tensor {name!r}, which {self._index} {place}", hint=_AGAIN)
+            self._places[name] = reader, located
+
+    def _tied(self, name: str) -> bool:
+        """Whether ``name`` is the output head of a tied model, stored as a view of the embedding: no second weight."""
+        if not name.endswith(_HEAD) or self.config.get("tie_word_embeddings") is not True:
+            return False
+        mine, place = self._places[name]
+        return any(
+            other != name and reader is mine and (located.begin, located.end) == (place.begin, place.end)
+            for other, (reader, located) in self._places.items()
+        )
 
     def _check_all_there(self, index: dict[str, str] | None) -> None:
         missing = [name for name in index or () if name not in self._places]
         if missing:
             raise CheckpointError(
-                f"{self.path / INDEX}: {len(missing)} of its tensors are in no file, {missing[0]!r} first",
+                f"{self.path / self._index}: {len(missing)} of its tensors are in no file, {missing[0]!r} first",
                 hint=_AGAIN,
             )
         if not self._places:
@@ -156,31 +192,46 @@ class HfCheckpoint:
 def weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str] | None]:
     """The weight files of ``folder``, all of them there, and its index (tensor -> file name) where it has one.
 
-    Raises CheckpointError where a file is missing, where its name leads out of the folder, and where there are no
-    safetensors at all.
+    Safetensors come before what torch wrote. Raises CheckpointError where a file is missing, where its name leads out
+    of the folder, and where there are neither.
     """
-    if os.path.lexists(folder / SINGLE):
-        return (inside(folder, SINGLE),), None
-    if os.path.lexists(folder / INDEX):
-        index = _index(folder)
-        return tuple(inside(folder, name) for name in sorted(set(index.values()))), index
     names = _names(folder)
-    weights = [name for name in names if name.endswith(".safetensors")]
-    part = _PART.search(weights[0]) if len(weights) == 1 else None
-    if part and int(part[1]) > 1:
-        raise CheckpointError(
-            f"{folder}: {weights[0]} is one of {int(part[1])} files, and there is no {INDEX}", hint=_AGAIN
-        )
-    if len(weights) == 1:
-        return (inside(folder, weights[0]),), None
-    if weights:
-        raise CheckpointError(
-            f"{folder}: {len(weights)} safetensors files and no {INDEX} that says what they are", hint=_AGAIN
-        )
-    pickles = [name for name in names if name.endswith(PICKLES)]
+    for kind in _KINDS:
+        if kind.single in names:
+            return (inside(folder, kind.single),), None
+        if kind.index in names:
+            index = _index(folder, kind)
+            return tuple(inside(folder, name) for name in sorted(set(index.values()))), index
+        weights = [name for name in names if name.endswith(kind.suffixes) and not _NO_WEIGHTS.match(name)]
+        if weights:
+            return (inside(folder, _only(folder, weights, kind)),), None
+    pickles = [name for name in names if name.endswith(PICKLES) and not _NO_WEIGHTS.match(name)]
     if pickles:
         raise refused_pickle(folder / pickles[0])
     raise CheckpointError(f"{folder}: no safetensors file is there", hint="give the folder that holds the weights")
+
+
+def _only(folder: Path, weights: list[str], kind: _Kind) -> str:
+    """The one file of ``weights``. Raises CheckpointError where there are more, or should be."""
+    if len(weights) > 1:
+        raise CheckpointError(
+            f"{folder}: {len(weights)} {kind.name} files and no {kind.index} that says what they are", hint=_AGAIN
+        )
+    part = _PART.search(weights[0])
+    if part and int(part[1]) > 1:
+        raise CheckpointError(
+            f"{folder}: {weights[0]} is one of {int(part[1])} files, and there is no {kind.index}", hint=_AGAIN
+        )
+    return weights[0]
+
+
+def _tensors(file: FileReader) -> dict[str, Located]:
+    """The tensors of an open file of weights, located from its first byte on, in the order of their data."""
+    if not file.path.name.endswith(_SAFETENSORS.suffixes):
+        return tensors_of(file)
+    header = header_of(file)
+    start = header.data_start
+    return {name: Located(at.info, start + at.begin, start + at.end) for name, at in header.tensors.items()}
 
 
 def refused_pickle(path: Path) -> CheckpointError:
@@ -244,15 +295,15 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _index(folder: Path) -> dict[str, str]:
-    path = inside(folder, INDEX)
+def _index(folder: Path, kind: _Kind) -> dict[str, str]:
+    path = inside(folder, kind.index)
     index = _json(path, _INDEX_LIMIT).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise CheckpointError(f"{path}: its weight_map is no object of tensors", hint=_AGAIN)
     for name, file in index.items():
-        if not isinstance(file, str) or not file.endswith(".safetensors") or set(file) & set("/\\\0"):
+        if not isinstance(file, str) or not file.endswith(kind.suffixes) or set(file) & set("/\\\0"):
             raise CheckpointError(
-                f"{path}: refused: tensor {name!r} is in {file!r}, which is not the name of a safetensors file in this "
+                f"{path}: refused: tensor {name!r} is in {file!r}, which is not the name of a {kind.name} file in this "
                 "folder",
                 hint="an index with other paths is damaged or hostile: download it again from a source that you trust",
             )

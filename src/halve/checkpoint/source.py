@@ -5,6 +5,7 @@ from pathlib import Path
 from halve.checkpoint import hub
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.hf import PICKLES, HfCheckpoint, refused_pickle
+from halve.checkpoint.torch_file import SUFFIXES
 from halve.errors import CheckpointError
 
 HINT = "give a folder with config.json and safetensors, a .gguf file, or org/name[@revision] of the Hugging Face hub"
@@ -37,7 +38,7 @@ def _open_file(path: Path) -> Checkpoint:
         from halve.checkpoint.gguf_checkpoint import GgufCheckpoint  # noqa: PLC0415 - brings tokenizers, which folders do not need
 
         return GgufCheckpoint(path)
-    if suffix == ".safetensors":
+    if suffix in (".safetensors", *SUFFIXES):
         raise CheckpointError(
             f"{path}: one file of weights is not a model", hint=f"give its folder, {path.parent}, which has config.json"
         )

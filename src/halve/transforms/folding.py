@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class Folding:
         )
 
 
-def through_norm(weight: Factors, wanted: Factors, dtype: np.dtype) -> tuple[Factors, Factors]:  # type: ignore[type-arg]
+def through_norm(weight: Factors, wanted: Factors, dtype: np.dtype[Any]) -> tuple[Factors, Factors]:
     """Factors of a norm's ``weight``, and of its consumers' columns, near 1 / ``wanted`` and ``wanted``.
 
     The norm is stored as ``dtype``: its consumers multiply back by exactly what the rounded norm has been divided by.
