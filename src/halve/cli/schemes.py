@@ -17,7 +17,8 @@ def command(*, name: str | None, as_json: bool) -> None:
     from halve.evaluate import compatibility
 
     if name is None:
-        show(compatibility.describe_all(), as_json=as_json)
+        note = "~ with a loss: `halve schemes NAME` says which, why other layouts refuse it, and what engines load it"
+        show(compatibility.describe_all(), as_json=as_json, note=note)
     elif as_json:
         show_json(compatibility.describe(name))
     else:

@@ -92,7 +92,7 @@ class SchemeTable:
                 _size(scheme.weight),
                 _scale(scheme.weight),
                 f"{scheme.bpw:.3f}",
-                ", ".join(info.layouts) or None,
+                ", ".join(f"{name}~" if info.support[name].lossy else name for name in info.layouts) or None,
                 _activation(scheme),
                 "needed" if scheme.needs_calibration else None,
                 scheme.about,

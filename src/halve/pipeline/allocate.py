@@ -1,4 +1,4 @@
-"""Which precision each layer gets, so that the whole fits a budget and loses least. Losses are given: it knows no model."""
+"""Which precision each layer gets, so that the whole fits a budget and loses least. Knows losses, and no model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
