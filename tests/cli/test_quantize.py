@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_exits_1_with_a_list(source, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--scheme", "nvfp4"], 2, "needs --calibrate"),
+        (["--scheme", "nvfp4"], 2, "needs the statistics of activations"),
         (["--scheme", "fp8_static"], 2, "fp8_dynamic"),
         (["--scheme", "nvpf4a16"], 2, "nvfp4a16"),
         (["--scheme", "mxfp6_e2m3a16", "--layout", "compressed-tensors"], 2, "quark"),

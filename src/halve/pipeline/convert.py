@@ -1,6 +1,5 @@
 """From one layout to another, keeping the codes: nothing is quantized again unless another scheme is asked for."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -15,16 +14,15 @@ from typing import Any
 import numpy as np
 
 from halve import formats, layouts
-from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs import reference
 from halve.errors import FormatError, UnsupportedError
 from halve.evaluate.sqnr import Sqnr
-from halve.layouts.base import Layout, Stored, as_bytes, module
+from halve.layouts.base import Layout, Stored, module
 from halve.models.fused import fused_group
 from halve.models.linear import why_kept
-from halve.pipeline.bands import read_bands
+from halve.pipeline.bands import content_hash, read_bands
 from halve.pipeline.dequantized import Dequantized
 from halve.pipeline.loss import TensorLoss
 from halve.pipeline.output import Output
@@ -209,7 +207,8 @@ class _Converting:
     def run(self, shard_bytes: int, threads: int | None, began: float) -> ConvertResult:
         self.output.open(self.job, shard_bytes)
         done = run(self._tensor, self.job.tensors, threads)
-        self.output.finish(self.job, self._source(threads), card="")
+        name, digest = self.checkpoint.path.resolve().name, content_hash(self.checkpoint, threads)
+        self.output.finish(self.job, {"name": name, "sha256": digest}, card="")
         changed = [loss for loss in done if loss and not isinf(loss.sqnr_db)]
         return ConvertResult(
             path=self.output.path,
@@ -223,20 +222,6 @@ class _Converting:
             seconds=perf_counter() - began,
             warnings=self.job.warnings,
         )
-
-    def _source(self, threads: int | None) -> dict[str, Any]:
-        """Name and content hash of the source."""
-
-        def digest(info: TensorInfo, stop: Event) -> tuple[str, str]:
-            sha256 = hashlib.sha256()
-            for band in read_bands(self.checkpoint, info, self.buffers, stop):
-                sha256.update(as_bytes(band))
-            self.checkpoint.release(info.name)
-            return info.name, sha256.hexdigest()
-
-        tensors = self.checkpoint.tensors
-        hashes = dict(run(digest, tensors.values(), threads))
-        return {"name": self.checkpoint.path.resolve().name, "sha256": manifest.content_hash(tensors, hashes)}
 
     def _tensor(self, tensor: TensorPlan, stop: Event) -> TensorLoss | None:
         """Write a tensor; what a weight that stays quantized has lost."""

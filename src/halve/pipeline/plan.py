@@ -193,7 +193,7 @@ def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     names = [recipe.scheme, *(name for _, name in recipe.overrides)]
     used = {name: schemes.get(name) for name in names}
     for scheme in used.values():
-        check_scheme(scheme, layout)
+        check_scheme(scheme, layout, calibrated=bool(recipe.statistics))
     _check_overrides(used)
     _check_patterns(recipe, checkpoint)
     main = used[recipe.scheme]
@@ -254,13 +254,13 @@ def _bound(scheme: Scheme, weights: list[TensorInfo], layout: Layout) -> Scheme:
     return layout.bind(scheme.fitted([w.columns for w in weights]), _common_dtype(weights))
 
 
-def check_scheme(scheme: Scheme, layout: Layout) -> None:
-    """Raise UnsupportedError for a scheme that needs calibration or that ``layout`` cannot hold."""
-    if scheme.needs_calibration:
+def check_scheme(scheme: Scheme, layout: Layout, *, calibrated: bool) -> None:
+    """Raise UnsupportedError for a scheme that ``layout`` cannot hold, or that needs statistics which are not there."""
+    if scheme.needs_calibration and not calibrated:
         others = [s.name for s in schemes.SCHEMES.values() if s.weight == scheme.weight and not s.needs_calibration]
         raise UnsupportedError(
-            f"{scheme.name} needs --calibrate: its activation scales come from data ({' and '.join(others)} need none)",
-            hint=f"use --scheme {others[0]}",
+            f"{scheme.name} needs the statistics of activations: their scales come from data",
+            hint=f"add --calibrate builtin, or --stats FILE of `halve calibrate`; {' and '.join(others)} need none",
         )
     if reason := layout.supports(scheme).refused:
         able = [other.name for other in layouts.layouts().values() if not other.supports(scheme).refused]
@@ -270,7 +270,7 @@ def check_scheme(scheme: Scheme, layout: Layout) -> None:
 
 def default_layout(scheme: Scheme) -> str:
     """The layout for ``scheme`` where none is asked for: the first that holds it."""
-    preferred = ["dense", "compressed-tensors", "quark"]
+    preferred = ["dense", "compressed-tensors", "quark", "gguf", "bitsandbytes"]
     for name in sorted(layouts.layouts(), key=lambda n: preferred.index(n) if n in preferred else len(preferred)):
         if not layouts.get(name).supports(scheme).refused:
             return name

@@ -17,19 +17,22 @@ from typing import Any, cast
 
 import numpy as np
 
-from halve import schemes
-from halve.algorithms import rtn
+from halve import algorithms, schemes
 from halve.checkpoint import manifest
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import FormatError, HalveError, UnsupportedError
 from halve.evaluate.sqnr import Sqnr
 from halve.layouts.base import as_bytes
-from halve.pipeline.bands import read_bands
+from halve.pipeline.bands import content_hash, read_bands
+from halve.pipeline.calibration import Calibration
+from halve.pipeline.folded import Folded
 from halve.pipeline.loss import TensorLoss
 from halve.pipeline.output import Output
 from halve.pipeline.plan import SHARD_BYTES, Plan, TensorPlan, default_layout, plan
 from halve.pipeline.progress import Meter, ProgressCallback
+from halve.pipeline.smoothing import fold
+from halve.pipeline.statistics import StatisticsFile
 from halve.pipeline.workers import Buffers, run
 from halve.schemes.quantize import ScaleRule, Weights, absmax, check_rule, dequantize, nonfinite_error, tensor_scale
 from halve.schemes.recipe import OnNonfinite, Recipe
@@ -84,6 +87,9 @@ def make_plan(
     *,
     layout: str | None = None,
     rule: str | None = None,
+    algorithm: str | None = None,
+    statistics: StatisticsFile | None = None,
+    transforms: Iterable[str] = (),
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
     overrides: Iterable[tuple[str, str]] = (),
@@ -91,10 +97,24 @@ def make_plan(
 ) -> Plan:
     """What `quantize` with these arguments will do to ``checkpoint``; reads no weights. Raises as `quantize` does."""
     row = schemes.get(scheme)
+    chosen = algorithms.get(algorithm or ("rtn" if statistics is None else "hessian_diag"))
+    if chosen.needs != "nothing" and statistics is None:
+        raise UnsupportedError(
+            f"{chosen.name} needs the statistics of activations",
+            hint="add --calibrate builtin, or --stats with a file of `halve calibrate`",
+        )
+    if chosen.needs == "hessian" and statistics is not None and not statistics.hessians:
+        raise UnsupportedError(
+            f"{chosen.name} needs Hessians, which {statistics.path} does not hold",
+            hint="`halve calibrate --hessians` gathers them; hessian_diag needs none",
+        )
     recipe = Recipe(
         scheme=scheme,
         layout=layout or default_layout(row),
         rule=check_rule(row.weight, cast("ScaleRule | None", rule)),
+        algorithm=chosen.name,
+        statistics="" if statistics is None else statistics.sha256,
+        transforms=tuple(transforms),
         ignore=tuple(ignore),
         include=tuple(include),
         overrides=tuple(overrides),
@@ -117,6 +137,9 @@ def quantize(
     *,
     layout: str | None = None,
     rule: str | None = None,
+    algorithm: str | None = None,
+    stats: str | Path | None = None,
+    transforms: Iterable[str] = (),
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
     overrides: Iterable[tuple[str, str]] = (),
@@ -131,30 +154,43 @@ def quantize(
     ``include`` name tensors or modules (``re:`` for a regular expression), ``overrides`` are pairs of such a name and
     another scheme for it. ``on_nonfinite="keep"`` leaves tensors that hold NaN or Inf, and what is fused with them, in
     their source type, at the price of one more read.
+
+    ``stats`` is a file of statistics (`halve calibrate`, or an imatrix of llama.cpp). With it ``algorithm`` chooses
+    codes for what the layers are fed, by default ``hessian_diag``, and schemes with static activations get their
+    scales; ``transforms`` rewrite the model exactly, beforehand.
+
     ``progress`` is called with a `Progress`, never from two threads at once. The bytes written do not depend on
     ``threads``.
 
     Raises UnsupportedError, RecipeError or FormatError before anything is read where the job makes no sense,
-    CheckpointError for a damaged source, FormatError for NaN or Inf in a weight, OutputError where ``out`` exists or
-    the disk is full. After an error nothing is left at ``out``.
+    CheckpointError for a damaged source and for statistics of another model, FormatError for NaN or Inf in a weight,
+    OutputError where ``out`` exists or the disk is full. After an error nothing is left at ``out``.
     """
     began = perf_counter()
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
     try:
+        statistics = None if stats is None else StatisticsFile(Path(stats))
         job = make_plan(
             checkpoint,
             scheme,
             layout=layout,
             rule=rule,
+            algorithm=algorithm,
+            statistics=statistics,
+            transforms=transforms,
             ignore=ignore,
             include=include,
             overrides=overrides,
             on_nonfinite=on_nonfinite,
         )
+        if statistics is not None:
+            statistics.check(checkpoint)
         with Output(Path(out), job.nbytes) as output:
             if on_nonfinite == "keep":
                 job = job.keep(_nonfinite(checkpoint, job, threads))
-            return _Quantizing(checkpoint, job, output, progress).run(shard_bytes, threads, began)
+            folding = fold(checkpoint, statistics, job, threads)
+            calibration = Calibration(statistics, folding)
+            return _Quantizing(checkpoint, job, calibration, output, progress).run(shard_bytes, threads, began)
     finally:
         if checkpoint is not source:
             checkpoint.close()
@@ -187,14 +223,25 @@ class _Done:
     name: str
     source_sha256: str
     loss: TensorLoss | None = None
+    uncalibrated: bool = False  # the texts never reached it
 
 
 class _Quantizing:
     """One run of the job."""
 
-    def __init__(self, checkpoint: Checkpoint, job: Plan, output: Output, progress: ProgressCallback | None) -> None:
-        self.checkpoint = checkpoint
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        job: Plan,
+        calibration: Calibration,
+        output: Output,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.source = checkpoint
+        self.checkpoint: Checkpoint = Folded(checkpoint, calibration.folding) if job.recipe.transforms else checkpoint
         self.job = job
+        self.calibration = calibration
+        self.algorithm = algorithms.get(job.recipe.algorithm)
         self.output = output
         self.buffers = Buffers()
         self.meter = Meter(sum(t.source.nbytes for t in job.tensors), progress)
@@ -206,12 +253,12 @@ class _Quantizing:
             shared = tensor.scheme and tensor.scheme.weight.tensor_scale
             groups.setdefault(tensor.group if shared else tensor.source.name, []).append(tensor)
         done = {one.name: one for group in run(self._group, groups.values(), threads) for one in group}
-        hashes = {name: one.source_sha256 for name, one in done.items()}
-        source = {
-            "name": self.checkpoint.path.resolve().name,
-            "sha256": manifest.content_hash(self.checkpoint.tensors, hashes),
-        }
-        self.output.finish(self.job, source, card="")
+        if self.checkpoint is self.source:
+            hashes = {name: one.source_sha256 for name, one in done.items()}
+            digest = manifest.content_hash(self.source.tensors, hashes)
+        else:
+            digest = content_hash(self.source, threads)
+        self.output.finish(self.job, {"name": self.source.path.resolve().name, "sha256": digest}, card="")
         return QuantizeResult(
             path=self.output.path,
             plan=self.job,
@@ -219,8 +266,14 @@ class _Quantizing:
             source_bytes=sum(t.source.nbytes for t in self.job.tensors),
             seconds=perf_counter() - began,
             losses=tuple(loss for t in self.job.tensors if (loss := done[t.source.name].loss)),
-            warnings=self.job.warnings,
+            warnings=(*self.job.warnings, *self._uncalibrated(done.values())),
         )
+
+    def _uncalibrated(self, done: Iterable[_Done]) -> Iterator[str]:
+        names = [one.name for one in done if one.uncalibrated]
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield f"the statistics do not reach {names[0]}{more}: rounded to nearest instead of {self.algorithm.name}"
 
     def _group(self, group: list[TensorPlan], stop: Event) -> list[_Done]:
         """Write the tensors of one fused group."""
@@ -238,7 +291,7 @@ class _Quantizing:
         amax = 0.0
         for tensor in group:
             first_row = 0
-            for band in read_bands(self.checkpoint, tensor.source, self.buffers, stop):
+            for band in self._bands(tensor, stop):
                 try:
                     amax = max(amax, absmax(band))
                 except FormatError:
@@ -246,9 +299,12 @@ class _Quantizing:
                 first_row += len(band)
         return tensor_scale(scheme.weight, amax)
 
+    def _bands(self, tensor: TensorPlan, stop: Event) -> Iterator[Weights]:
+        return read_bands(self.checkpoint, self.checkpoint.tensors[tensor.source.name], self.buffers, stop)
+
     def _copy(self, tensor: TensorPlan, stop: Event) -> _Done:
         source, (entry,) = hashlib.sha256(), tensor.entries
-        for band in read_bands(self.checkpoint, tensor.source, self.buffers, stop):
+        for band in self._bands(tensor, stop):
             source.update(as_bytes(band))
             self.output.append({entry.name: self.job.layout.copy(tensor.source, band)})
             self.meter.add(band.nbytes, tensor.source.name)
@@ -258,18 +314,23 @@ class _Quantizing:
         assert tensor.scheme is not None  # noqa: S101 - the caller has looked
         scheme, source, sqnr = tensor.scheme, hashlib.sha256(), Sqnr()
         rule = cast("ScaleRule | None", self.job.recipe.rule if scheme.name == self.job.recipe.scheme else None)
+        statistics = self.calibration.of(tensor.source)
+        known = self.algorithm.needs == "nothing" or statistics is not None
+        algorithm = (self.algorithm if known else algorithms.get("rtn")).prepared(scheme.weight, statistics)
+        input_scale = self.calibration.input_scale(tensor.source, scheme)
         first_row = 0
-        for band in read_bands(self.checkpoint, tensor.source, self.buffers, stop):
+        for band in self._bands(tensor, stop):
             source.update(as_bytes(band))
             try:
-                q = rtn.quantize(scheme.weight, band, rule=rule, tensor_scale=scale)
+                q = algorithm.quantize(band, rule=rule, tensor_scale=scale)
             except FormatError:
                 raise _in_tensor(tensor, nonfinite_error(band, first_row)) from None
-            self.output.append(self.job.layout.write(tensor.source, scheme, q, first_row))
+            self.output.append(self.job.layout.write(tensor.source, scheme, q, first_row, input_scale))
             sqnr.add(band, dequantize(q))
             first_row += len(band)
-            self.meter.add(band.nbytes, tensor.source.name)
-        return _Done(tensor.source.name, source.hexdigest(), TensorLoss(tensor.source.name, sqnr.db))
+            self.meter.add(len(band) * tensor.source.row_bytes, tensor.source.name)
+        loss = TensorLoss(tensor.source.name, sqnr.db)
+        return _Done(tensor.source.name, source.hexdigest(), loss, uncalibrated=not known)
 
 
 def _in_tensor(tensor: TensorPlan, error: HalveError) -> FormatError:

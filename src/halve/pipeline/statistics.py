@@ -132,6 +132,16 @@ class StatisticsFile:
             count=self.facts.tokens,
         )
 
+    def largest(self, leaf: str) -> float:
+        """The largest input that any layer called ``leaf`` has had; 0 where there is none."""
+        of_leaf = {leaf, fused_group(f"x.{leaf}").rpartition(".")[2]}
+        amax = [
+            self._read(f"{group}.amax", self._tensors[f"{group}.amax"].shape)
+            for group in self._groups
+            if group.rpartition(".")[2] in of_leaf and f"{group}.amax" in self._tensors
+        ]
+        return max((float(values.max()) for values in amax if values is not None), default=0.0)
+
     def _read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
         info = self._tensors.get(name)
         if info is None:

@@ -16,12 +16,16 @@ class Recipe:
     ``ignore`` and ``include`` name tensors or modules: ``lm_head``, ``model.layers.0.mlp.up_proj`` or, with ``re:``, a
     regular expression that matches from the start (compressed-tensors' convention). ``ignore`` wins over ``include``,
     and ``include`` over the built-in choice of linear layers. ``overrides`` are pairs of such a name and the scheme of
-    what it names; the last that names a tensor wins.
+    what it names; the last that names a tensor wins. ``algorithm`` chooses codes, with the statistics file whose
+    sha256 is ``statistics``, on weights rewritten by ``transforms``.
     """
 
     scheme: str
     layout: str
     rule: str | None = None
+    algorithm: str = "rtn"
+    statistics: str = ""
+    transforms: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     overrides: tuple[tuple[str, str], ...] = ()
