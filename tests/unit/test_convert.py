@@ -17,7 +17,8 @@ from halve.schemes import SCHEMES, Block, get
 from halve.schemes.quantize import dequantize, quantize
 from tiny import llama
 
-WIDE = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
+WIDE = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1}
+EXPERTS_ONLY = "gpt-oss-mxfp4"
 
 
 def holds(layout, scheme):
@@ -28,14 +29,14 @@ def holds(layout, scheme):
 PAIRS = [
     (scheme, one, other)
     for scheme in SCHEMES
-    for one, other in permutations([name for name in layouts.layouts() if name != "dense"], 2)
+    for one, other in permutations([name for name in layouts.layouts() if name not in ("dense", EXPERTS_ONLY)], 2)
     if holds(one, scheme) and holds(other, scheme)
 ]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    config = llama.decoder_config("llama", vocab_size=128, **WIDE)
+    config = llama.decoder_config("llama", vocab_size=128, head_dim=64, **WIDE)
     return llama.write_decoder(tmp_path_factory.mktemp("convert") / "source", config)
 
 

@@ -106,6 +106,18 @@ def _layouts() -> Iterable[str]:
     return layouts()
 
 
+def _algorithms() -> Iterable[str]:
+    from halve.algorithms import algorithms
+
+    return (*algorithms(), "auto")
+
+
+def _transforms() -> Iterable[str]:
+    from halve.transforms import TRANSFORMS
+
+    return TRANSFORMS
+
+
 def _models() -> Iterable[str]:
     from halve.models.published import models
 
@@ -114,5 +126,7 @@ def _models() -> Iterable[str]:
 
 FORMAT = Name("format", _formats)
 SCHEME = Name("scheme", _schemes)
+ALGORITHM = Name("algorithm", _algorithms)
+TRANSFORM = Name("transform", _transforms)
 MODEL = NameOrPath("model", _models)
 LAYOUT = Name("layout", _layouts)

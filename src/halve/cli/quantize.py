@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from halve.cli.parameter import LAYOUT, SCHEME, Override, Size, json_option
+from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TRANSFORM, Override, Size, json_option
 
 
 @click.command()
@@ -13,6 +13,10 @@ from halve.cli.parameter import LAYOUT, SCHEME, Override, Size, json_option
 @click.option("--scheme", type=SCHEME, required=True, help="What weights become; `halve schemes` lists them.")
 @click.option("--layout", type=LAYOUT, help="How they are stored. Default: the first layout that holds the scheme.")
 @click.option("--rule", help="How block scales follow from the weights. Default: the best measured for the scheme.")
+@click.option("--algorithm", type=ALGORITHM, help="How codes are chosen. Default: rtn, or auto with statistics.")
+@click.option("--stats", metavar="FILE", help="Statistics of activations, made by `halve calibrate`.")
+@click.option("--calibrate", multiple=True, metavar="FILE|builtin", help="Gather them from this text, for this job.")
+@click.option("--transform", "transforms", multiple=True, type=TRANSFORM, help="Rewrite the model exactly, beforehand.")
 @click.option("--ignore", multiple=True, metavar="NAME", help="Leave this tensor or module alone; re:REGEX for many.")
 @click.option("--include", multiple=True, metavar="NAME", help="Quantize this matrix too, such as lm_head.")
 @click.option(
@@ -41,6 +45,10 @@ def command(
     scheme: str,
     layout: str | None,
     rule: str | None,
+    algorithm: str | None,
+    stats: str | None,
+    calibrate: tuple[str, ...],
+    transforms: tuple[str, ...],
     ignore: tuple[str, ...],
     include: tuple[str, ...],
     overrides: tuple[tuple[str, str], ...],
@@ -57,6 +65,7 @@ def command(
 
     \b
     halve quantize model out --scheme nvfp4a16
+    halve quantize model out --scheme nvfp4 --calibrate builtin
     halve quantize model.gguf out --scheme w4a16 --ignore 're:.*down_proj'
     """
     from halve.cli.render import progress, show, show_json, show_table, size
@@ -65,6 +74,7 @@ def command(
     choices = {
         "layout": layout,
         "rule": rule,
+        "transforms": transforms,
         "ignore": ignore,
         "include": include,
         "overrides": overrides,
@@ -82,6 +92,9 @@ def command(
             src,
             out,
             scheme,
+            algorithm=algorithm,
+            stats=stats,
+            calibrate=calibrate,
             **choices,  # type: ignore[arg-type] # click checked the values
             shard_bytes=shard_size,
             threads=threads,

@@ -1,7 +1,7 @@
 """Gather the statistics of a model's activations, one decoder layer in memory at a time."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import UnsupportedError
 from halve.evaluate import builtin, passages
@@ -89,7 +90,7 @@ class _Moments:
 
 
 def calibrate(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     out: str | Path,
     *,
     texts: Sequence[str] = ("builtin",),
@@ -110,7 +111,10 @@ def calibrate(
     """
     began = perf_counter()
     out = Path(out)
-    with closing(open_checkpoint(source)) as checkpoint:
+    with ExitStack() as stack:
+        checkpoint = source
+        if isinstance(checkpoint, str | Path):
+            checkpoint = stack.enter_context(closing(open_checkpoint(checkpoint)))
         loader = Loader(checkpoint)
         cut = _cut(checkpoint.path, checkpoint.auxiliary(), texts, windows, window)
         states = [loader.embed(passage.tokens) for passage in cut]

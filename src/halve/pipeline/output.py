@@ -39,10 +39,7 @@ class Output:
 
     def __init__(self, path: Path, nbytes: int) -> None:
         self.path = path
-        if path.suffix.lower() in (".gguf", ".onnx", ".safetensors"):
-            raise OutputError(f"{path} is to be a folder", hint=f"name a folder, such as {path.with_suffix('')}")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise OutputError(f"{path} exists and is not empty", hint="choose another folder, or remove it first")
+        check_free(path)
         self._created = not path.exists()
         self._files: list[WeightFile] = []
         self._streams: dict[str, _Stream] = {}
@@ -141,6 +138,14 @@ class Output:
         if self._created:
             with suppress(OSError):
                 self.path.rmdir()
+
+
+def check_free(path: Path) -> None:
+    """Raise OutputError where ``path`` is no place for a new folder."""
+    if path.suffix.lower() in (".gguf", ".onnx", ".safetensors"):
+        raise OutputError(f"{path} is to be a folder", hint=f"name a folder, such as {path.with_suffix('')}")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path} exists and is not empty", hint="choose another folder, or remove it first")
 
 
 def _facts(file: WeightFile) -> dict[str, Any]:

@@ -1,0 +1,223 @@
+"""One run of the main job: every tensor in bands, quantized, packed and written at an offset known beforehand.
+
+Memory does not grow with the model, and neither threads nor bands change a byte of the result. Schemes with a tensor
+scale read each fused group twice; the second time it comes from the page cache.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from html import escape
+from math import isinf
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+from typing import Any, cast
+
+import numpy as np
+
+from halve import algorithms
+from halve.checkpoint import manifest
+from halve.checkpoint.base import Checkpoint
+from halve.errors import FormatError, HalveError
+from halve.evaluate.sqnr import Sqnr
+from halve.layouts.base import as_bytes
+from halve.pipeline.bands import content_hash, read_bands
+from halve.pipeline.calibration import Calibration
+from halve.pipeline.folded import Folded
+from halve.pipeline.loss import TensorLoss
+from halve.pipeline.output import Output
+from halve.pipeline.pick import Pick
+from halve.pipeline.plan import Plan, TensorPlan
+from halve.pipeline.progress import Meter, ProgressCallback
+from halve.pipeline.workers import Buffers, run
+from halve.schemes.quantize import ScaleRule, Weights, absmax, dequantize, nonfinite_error, tensor_scale
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeResult:
+    """What `quantize` wrote."""
+
+    path: Path
+    plan: Plan
+    bytes: int  # of the weight files, as on disk
+    source_bytes: int
+    seconds: float
+    losses: tuple[TensorLoss, ...]  # of quantized weights, in the order of the source
+    warnings: tuple[str, ...]
+    pick: Pick | None = None  # how the algorithm was chosen, where it was
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {
+            "path": str(self.path),
+            "scheme": self.plan.scheme.name,
+            "layout": self.plan.recipe.layout,
+            "bytes": self.bytes,
+            "source_bytes": self.source_bytes,
+            "bpw": round(self.plan.bpw, 4),
+            "quantized": len(self.plan.quantized),
+            "tensors": len(self.plan.tensors),
+            "seconds": round(self.seconds, 3),
+            "losses": {loss.name: None if isinf(loss.sqnr_db) else round(loss.sqnr_db, 2) for loss in self.losses},
+            "algorithm": self.plan.recipe.algorithm,
+            "pick": None if self.pick is None else self.pick.to_json(),
+            "warnings": list(self.warnings),
+        }
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """What to tell, a line each."""
+        yield "written", str(self.path)
+        yield "scheme", f"{' + '.join(self.plan.schemes)} as {self.plan.recipe.layout}"
+        yield "weights", f"{self.bytes:,} bytes, {100 * self.bytes / max(self.source_bytes, 1):.1f} % of the source"
+        yield "tensors", self.plan.summary
+        if finite := [loss.sqnr_db for loss in self.losses if not isinf(loss.sqnr_db)]:
+            yield "weight SQNR", f"{sum(finite) / len(finite):.1f} dB on average, {min(finite):.1f} dB at worst"
+        if self.plan.recipe.algorithm != "rtn":
+            yield "algorithm", self.pick.why if self.pick else self.plan.recipe.algorithm
+        yield "time", f"{self.seconds:.2f} s, {self.source_bytes / 1e9 / self.seconds:.2f} GB/s read"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.facts())
+        return f"<table>{rows}</table>"
+
+
+def nonfinite(checkpoint: Checkpoint, job: Plan, threads: int | None) -> set[str]:
+    """Names of tensors to quantize that hold NaN or Inf."""
+    buffers = Buffers()
+
+    def scan(tensor: TensorPlan, stop: Event) -> str | None:
+        amax = 0.0
+        for band in read_bands(checkpoint, tensor.source, buffers, stop):
+            amax = max(amax, _finite_or_inf(band))
+        return None if np.isfinite(amax) else tensor.source.name
+
+    return {name for name in run(scan, job.quantized, threads) if name}
+
+
+def _finite_or_inf(band: Weights) -> float:
+    try:
+        return absmax(band)
+    except FormatError:
+        return float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What became of one tensor."""
+
+    name: str
+    source_sha256: str
+    loss: TensorLoss | None = None
+    uncalibrated: bool = False  # the texts never reached it
+
+
+class Quantizing:
+    """One run of the job."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        job: Plan,
+        calibration: Calibration,
+        output: Output,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.source = checkpoint
+        self.checkpoint: Checkpoint = Folded(checkpoint, calibration.folding) if job.recipe.transforms else checkpoint
+        self.job = job
+        self.calibration = calibration
+        self.algorithm = algorithms.get(job.recipe.algorithm)
+        self.output = output
+        self.buffers = Buffers()
+        self.meter = Meter(sum(t.source.nbytes for t in job.tensors), progress)
+
+    def run(self, shard_bytes: int, threads: int | None, began: float) -> QuantizeResult:
+        self.output.open(self.job, shard_bytes)
+        groups: dict[str, list[TensorPlan]] = {}
+        for tensor in self.job.tensors:
+            shared = tensor.scheme and tensor.scheme.weight.tensor_scale
+            groups.setdefault(tensor.group if shared else tensor.source.name, []).append(tensor)
+        done = {one.name: one for group in run(self._group, groups.values(), threads) for one in group}
+        if self.checkpoint is self.source:
+            hashes = {name: one.source_sha256 for name, one in done.items()}
+            digest = manifest.content_hash(self.source.tensors, hashes)
+        else:
+            digest = content_hash(self.source, threads)
+        self.output.finish(self.job, {"name": self.source.path.resolve().name, "sha256": digest}, card="")
+        return QuantizeResult(
+            path=self.output.path,
+            plan=self.job,
+            bytes=self.output.nbytes,
+            source_bytes=sum(t.source.nbytes for t in self.job.tensors),
+            seconds=perf_counter() - began,
+            losses=tuple(loss for t in self.job.tensors if (loss := done[t.source.name].loss)),
+            warnings=(*self.job.warnings, *self._uncalibrated(done.values())),
+        )
+
+    def _uncalibrated(self, done: Iterable[_Done]) -> Iterator[str]:
+        names = [one.name for one in done if one.uncalibrated]
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield f"the statistics do not reach {names[0]}{more}: rounded to nearest instead of {self.algorithm.name}"
+
+    def _group(self, group: list[TensorPlan], stop: Event) -> list[_Done]:
+        """Write the tensors of one fused group."""
+        scale = self._tensor_scale(group, stop)
+        done = []
+        for tensor in group:
+            done.append(self._quantize(tensor, scale, stop) if tensor.scheme else self._copy(tensor, stop))
+            self.checkpoint.release(tensor.source.name)
+        return done
+
+    def _tensor_scale(self, group: list[TensorPlan], stop: Event) -> float | None:
+        scheme = group[0].scheme
+        if scheme is None or not scheme.weight.tensor_scale:
+            return None
+        amax = 0.0
+        for tensor in group:
+            first_row = 0
+            for band in self._bands(tensor, stop):
+                try:
+                    amax = max(amax, absmax(band))
+                except FormatError:
+                    raise _in_tensor(tensor, nonfinite_error(band, first_row)) from None
+                first_row += len(band)
+        return tensor_scale(scheme.weight, amax)
+
+    def _bands(self, tensor: TensorPlan, stop: Event) -> Iterator[Weights]:
+        return read_bands(self.checkpoint, self.checkpoint.tensors[tensor.source.name], self.buffers, stop)
+
+    def _copy(self, tensor: TensorPlan, stop: Event) -> _Done:
+        source, (entry,) = hashlib.sha256(), tensor.entries
+        for band in self._bands(tensor, stop):
+            source.update(as_bytes(band))
+            self.output.append({entry.name: self.job.layout.copy(tensor.source, band)})
+            self.meter.add(band.nbytes, tensor.source.name)
+        return _Done(tensor.source.name, source.hexdigest())
+
+    def _quantize(self, tensor: TensorPlan, scale: float | None, stop: Event) -> _Done:
+        assert tensor.scheme is not None  # noqa: S101 - the caller has looked
+        scheme, source, sqnr = tensor.scheme, hashlib.sha256(), Sqnr()
+        rule = cast("ScaleRule | None", self.job.recipe.rule if scheme.name == self.job.recipe.scheme else None)
+        statistics = self.calibration.of(tensor.source)
+        known = self.algorithm.needs == "nothing" or statistics is not None
+        algorithm = (self.algorithm if known else algorithms.get("rtn")).prepared(scheme.weight, statistics)
+        input_scale = self.calibration.input_scale(tensor.source, scheme)
+        first_row = 0
+        for band in self._bands(tensor, stop):
+            source.update(as_bytes(band))
+            try:
+                q = algorithm.quantize(band, rule=rule, tensor_scale=scale)
+            except FormatError:
+                raise _in_tensor(tensor, nonfinite_error(band, first_row)) from None
+            self.output.append(self.job.layout.write(tensor.source, scheme, q, first_row, input_scale))
+            sqnr.add(band, dequantize(q))
+            first_row += len(band)
+            self.meter.add(len(band) * tensor.source.row_bytes, tensor.source.name)
+        loss = TensorLoss(tensor.source.name, sqnr.db)
+        return _Done(tensor.source.name, source.hexdigest(), loss, uncalibrated=not known)
+
+
+def _in_tensor(tensor: TensorPlan, error: HalveError) -> FormatError:
+    return FormatError(f"{tensor.source.name}: {error}", hint=error.hint)
