@@ -27,6 +27,8 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TRANSFORM, Override, 
     metavar="NAME=SCHEME",
     help="Another scheme for this tensor or module: re:.*down_proj=mxfp8",
 )
+@click.option("--budget", metavar="SIZE", help="Mix schemes by layer within 5.0bpw (of quantized weights) or 6GiB.")
+@click.option("--allow", multiple=True, type=SCHEME, help="Another scheme that the budget may be spent on.")
 @click.option(
     "--on-nonfinite",
     type=click.Choice(["error", "keep"]),
@@ -52,6 +54,8 @@ def command(
     ignore: tuple[str, ...],
     include: tuple[str, ...],
     overrides: tuple[tuple[str, str], ...],
+    budget: str | None,
+    allow: tuple[str, ...],
     on_nonfinite: str,
     shard_size: int,
     threads: int | None,
@@ -69,6 +73,7 @@ def command(
     halve quantize model.gguf out --scheme w4a16 --ignore 're:.*down_proj'
     """
     from halve.cli.render import progress, show, show_json, show_table, size
+    from halve.pipeline.budget import Budget
     from halve.pipeline.quantize import make_plan, quantize
 
     choices = {
@@ -95,6 +100,8 @@ def command(
             algorithm=algorithm,
             stats=stats,
             calibrate=calibrate,
+            budget=None if budget is None else Budget.parse(budget, lambda text: Size().convert(text, None, None)),
+            allow=allow,
             **choices,  # type: ignore[arg-type] # click checked the values
             shard_bytes=shard_size,
             threads=threads,

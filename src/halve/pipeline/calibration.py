@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from halve.checkpoint.base import TensorInfo
 from halve.evaluate.operands import static_scale
 from halve.layouts.base import module
@@ -24,6 +27,10 @@ class Calibration:
             return None
         found = self.folding.statistics(weight.name, self.file.of(weight.name, weight.columns))
         return found if found is not None and found.amax.any() else None
+
+    def gradient_square(self, weight: TensorInfo) -> NDArray[np.float32] | None:
+        """How much each output of the layer with ``weight`` matters to the model's loss; None where nobody knows."""
+        return None if self.file is None else self.file.gradient_square(weight.name, weight.rows)
 
     def input_scale(self, weight: TensorInfo, scheme: Scheme) -> float | None:
         """The scale of the static activations of ``scheme``; None where there are none.

@@ -1,6 +1,6 @@
 """The main job: a checkpoint in, a quantized one out, in a new folder."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,8 @@ from halve import algorithms, layouts, schemes
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import OutputError, UnsupportedError
+from halve.pipeline.budget import Budget
+from halve.pipeline.budget import overrides as overrides_within
 from halve.pipeline.calibrate import calibrate as gather
 from halve.pipeline.calibration import Calibration
 from halve.pipeline.output import Output, check_free
@@ -91,6 +93,8 @@ def quantize(
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
     overrides: Iterable[tuple[str, str]] = (),
+    budget: Budget | None = None,
+    allow: Sequence[str] = (),
     on_nonfinite: OnNonfinite = "error",
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
@@ -107,6 +111,8 @@ def quantize(
     this job alone. With either, ``algorithm`` chooses codes for what the layers are fed, and schemes with static
     activations get their scales. ``algorithm="auto"``, the default with Hessians, quantizes with hessian_diag and with
     gptq and keeps what loses less on held-out text. ``transforms`` rewrite the model exactly, beforehand.
+
+    ``budget`` mixes ``scheme`` with the schemes ``allow``, by layer, so that the result is no larger and loses least.
 
     ``progress`` is called with a `Progress`, never from two threads at once. The bytes written do not depend on
     ``threads``.
@@ -137,12 +143,15 @@ def quantize(
             stats = _scratch(stack, out) / "statistics.safetensors"
             gather(checkpoint, stats, texts=calibrate, hessians=algorithm in (None, AUTO, "gptq"), threads=threads)
         statistics = None if stats is None else StatisticsFile(Path(stats))
-        jobs = {
-            name: make_plan(checkpoint, scheme, algorithm=name, statistics=statistics, **choices)
-            for name in _candidates(algorithm, statistics)
-        }
+        choices["statistics"] = statistics
         if statistics is not None:
             statistics.check(checkpoint)
+        if budget is not None:
+            choices["overrides"] += _within(budget, checkpoint, (scheme, *allow), choices, threads)
+        jobs = {
+            name: make_plan(checkpoint, scheme, algorithm=name, **choices)
+            for name in _candidates(algorithm, statistics)
+        }
         work = _Work(checkpoint, statistics, shard_bytes, threads, progress)
         if len(jobs) == 1:
             return work.write(next(iter(jobs.values())), out, began)
@@ -163,6 +172,28 @@ def _candidates(algorithm: str | None, statistics: StatisticsFile | None) -> tup
             )
         return ("rtn",)
     return CANDIDATES if statistics.hessians else CANDIDATES[:1]
+
+
+def _within(
+    budget: Budget,
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    choices: Mapping[str, Any],
+    threads: int | None,
+) -> tuple[tuple[str, str], ...]:
+    """The overrides that keep a mixture of the schemes ``names`` within ``budget``."""
+    statistics = choices["statistics"]
+    if statistics is None:
+        raise UnsupportedError(
+            "a budget needs the statistics of activations, which tell what each layer loses",
+            hint="add --calibrate builtin, or --stats with a file of `halve calibrate`",
+        )
+    if choices["transforms"]:
+        raise UnsupportedError("a budget and transforms do not go together yet", hint="leave out one of them")
+    layout = choices["layout"] or default_layout(schemes.get(names[0]))
+    fixed = {**choices, "layout": layout, "rule": None}
+    jobs = {name: make_plan(checkpoint, name, algorithm="rtn", **fixed) for name in names}
+    return overrides_within(checkpoint, jobs, statistics, budget, threads)
 
 
 def _scratch(stack: ExitStack, out: Path) -> Path:

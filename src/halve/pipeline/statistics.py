@@ -2,7 +2,8 @@
 
 A safetensors file. Of every fused group G of linear layers, which have one input x, it holds ``G.mean_square`` F32
 [in], the mean of x^2 over all tokens, ``G.amax`` F32 [in], the largest |x|, and, if asked for, ``G.hessian`` F32
-[in, in], the mean of x x^T. Its metadata say which model read which texts.
+[in, in], the mean of x x^T. ``M.gradient_square`` F32 [out] of a layer M is what a backward pass adds, which
+`halve calibrate` does not run (extras/torch_stats.py does). Its metadata say which model read which texts.
 """
 
 import hashlib
@@ -131,6 +132,13 @@ class StatisticsFile:
             hessian=self._read(f"{group}.hessian", (columns, columns)),
             count=self.facts.tokens,
         )
+
+    def gradient_square(self, tensor: str, rows: int) -> NDArray[np.float32] | None:
+        """How much each output of the layer with weight ``tensor`` [rows, in] matters to the model's loss.
+
+        The mean square of the loss's derivative by it, where a backward pass has been run; else None.
+        """
+        return self._read(f"{tensor.removesuffix('.weight')}.gradient_square", (rows,))
 
     def largest(self, leaf: str) -> float:
         """The largest input that any layer called ``leaf`` has had; 0 where there is none."""

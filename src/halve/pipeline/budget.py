@@ -1,0 +1,137 @@
+"""From a budget to a scheme for every fused group of layers: what each choice costs and loses, and the best mixture."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halve import algorithms
+from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo
+from halve.errors import RecipeError, UnsupportedError
+from halve.pipeline.allocate import Allocation, Option, allocate
+from halve.pipeline.bands import read_bands
+from halve.pipeline.calibration import Calibration
+from halve.pipeline.plan import Plan, TensorPlan
+from halve.pipeline.statistics import StatisticsFile
+from halve.pipeline.workers import Buffers, run
+from halve.schemes.quantize import absmax, dequantize, tensor_scale
+
+_BPW = re.compile(r"\s*(\d+(?:\.\d+)?)\s*bpw\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How large the result may be: ``bpw`` bits for every quantized weight, or ``nbytes`` for all weight files."""
+
+    bpw: float | None = None
+    nbytes: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, size: Callable[[str], int]) -> "Budget":
+        """From ``5.0bpw``, or a size that ``size`` reads."""
+        found = _BPW.fullmatch(text)
+        return cls(bpw=float(found[1])) if found else cls(nbytes=size(text))
+
+    def for_layers(self, job: Plan) -> int:
+        """Bytes that the quantized layers of ``job`` may take."""
+        if self.bpw is not None:
+            weights = sum(t.source.rows * t.source.columns for t in job.quantized)
+            return int(self.bpw * weights / 8)
+        assert self.nbytes is not None  # noqa: S101 - one of the two is there
+        return self.nbytes - (job.file_bytes() - sum(t.nbytes for t in job.quantized))
+
+
+def overrides(
+    checkpoint: Checkpoint,
+    jobs: Mapping[str, Plan],
+    statistics: StatisticsFile,
+    budget: Budget,
+    threads: int | None,
+) -> tuple[tuple[str, str], ...]:
+    """Which tensors of ``checkpoint`` get which of the schemes ``jobs`` (plans by scheme, the main one first).
+
+    A choice's loss is the error that it makes in a layer's outputs, ``dW H dW'`` for the Hessian H of its inputs (its
+    diagonal where there is no more). Where the statistics tell how much each output matters (``gradient_square``, by a
+    backward pass) errors are weighed by it, which estimates the growth of the model's own loss (Fisher information);
+    otherwise each group's error counts relative to its outputs.
+
+    Raises UnsupportedError for a budget below the smallest mixture or above the largest, RecipeError where there is
+    nothing to choose.
+    """
+    main = next(iter(jobs))
+    if len(jobs) < 2:
+        raise RecipeError(f"a budget needs schemes to choose between, and there is {main} only", hint="add --allow")
+    groups: dict[str, dict[str, list[TensorPlan]]] = {}
+    for name, job in jobs.items():
+        for tensor in job.quantized:
+            groups.setdefault(tensor.group, {}).setdefault(name, []).append(tensor)
+    whole = {group: choices for group, choices in groups.items() if len(choices) == len(jobs)}
+    calibration, buffers = Calibration(statistics), Buffers()
+
+    def measure(group: str, stop: Event) -> tuple[str, list[Option[str]]]:
+        errors = _errors(checkpoint, whole[group], calibration, buffers, stop)
+        return group, [
+            Option(name, sum(t.nbytes for t in tensors), errors[name]) for name, tensors in whole[group].items()
+        ]
+
+    options = dict(run(measure, whole, threads))
+    allowed = budget.for_layers(jobs[main])
+    largest = sum(max(option.nbytes for option in of_group) for of_group in options.values())
+    if allowed > largest * 1.001 + 1:
+        raise UnsupportedError(
+            f"the budget is {allowed / 1e6:,.1f} MB for these layers, and {largest / 1e6:,.1f} MB is the most that "
+            f"{' and '.join(jobs)} can take",
+            hint="name the larger scheme alone, or allow a larger one",
+        )
+    chosen: Allocation[str] = allocate(options, allowed)
+    return tuple(
+        (tensor.source.name.removesuffix(".weight"), option.choice)
+        for group, option in chosen.options.items()
+        if option.choice != main
+        for tensor in whole[group][main]
+    )
+
+
+def _errors(
+    checkpoint: Checkpoint,
+    choices: Mapping[str, Sequence[TensorPlan]],
+    calibration: Calibration,
+    buffers: Buffers,
+    stop: Event,
+) -> dict[str, float]:
+    """The weighed output error of a fused group under each choice."""
+    first = next(iter(choices.values()))
+    weights = [_matrix(checkpoint, tensor.source, buffers, stop) for tensor in first]
+    amax = max(absmax(w) for w in weights)
+    found = dict.fromkeys(choices, 0.0)
+    signal = 0.0
+    matters = True
+    for index, (tensor, w) in enumerate(zip(first, weights, strict=True)):
+        known = calibration.of(tensor.source)
+        metric = np.ones(w.shape[1], np.float32) if known is None else known.mean_square
+        if known is not None and known.hessian is not None:
+            metric = known.hessian
+        outputs = calibration.gradient_square(tensor.source)
+        matters = matters and outputs is not None
+        signal += _energy(w, metric, None)
+        for name, tensors in choices.items():
+            scheme = tensors[index].scheme
+            assert scheme is not None  # noqa: S101 - quantized tensors have one
+            algorithm = algorithms.get("rtn" if known is None else "hessian_diag").prepared(scheme.weight, known)
+            q = algorithm.quantize(w, tensor_scale=tensor_scale(scheme.weight, amax))
+            found[name] += _energy(w - dequantize(q), metric, outputs)
+    return found if matters else {name: error / max(signal, 1e-30) for name, error in found.items()}
+
+
+def _matrix(checkpoint: Checkpoint, info: TensorInfo, buffers: Buffers, stop: Event) -> NDArray[np.float32]:
+    assert info.dtype in FLOATS  # noqa: S101 - it is planned to be quantized
+    return np.concatenate([band.astype(np.float32) for band in read_bands(checkpoint, info, buffers, stop)])
+
+
+def _energy(w: NDArray[np.float32], metric: NDArray[np.float32], outputs: NDArray[np.float32] | None) -> float:
+    """The mean square of the outputs w x, weighed by ``outputs``; ``metric`` is E[x x'] or its diagonal."""
+    per_row = np.einsum("oi,oi->o", w * metric if metric.ndim == 1 else w @ metric, w, dtype=np.float64)
+    return float(per_row.sum() if outputs is None else per_row @ outputs)
