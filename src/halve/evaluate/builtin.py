@@ -31,11 +31,22 @@ def builtin(part: Part) -> list[Text]:
 
 
 def _reference(part: Part) -> Text:
+    """Paragraphs of some topics that stand in no topic before them: many are printed several times."""
     from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte
 
     first, last = _TOPICS[part]
-    content = "\n".join(text for name, text in sorted(topics.items()) if first <= name < last)
-    return Text(f"reference: pydoc_data.topics of Python {platform.python_version()}, {part}", content)
+    seen: set[str] = set()
+    kept = []
+    for name, text in sorted(topics.items()):
+        paragraphs = [paragraph.strip("\n") for paragraph in text.split("\n\n")]
+        if first <= name < last:
+            kept += [paragraph for paragraph in paragraphs if _key(paragraph) not in seen]
+        seen.update(map(_key, paragraphs))
+    return Text(f"reference: pydoc_data.topics of Python {platform.python_version()}, {part}", "\n\n".join(kept))
+
+
+def _key(paragraph: str) -> str:
+    return "".join(paragraph.split())
 
 
 def _code(part: Part) -> Text:
