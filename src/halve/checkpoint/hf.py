@@ -28,6 +28,8 @@ _PART = re.compile(r"-\d+-of-(\d+)\.\w+$")
 INDEX = "model.safetensors.index.json"
 TORCH_SINGLE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
+TORCH_CODES = "model.pt"  # quantized, under a name that transformers does not look for: it would take codes for weights
+TORCH_CODES_INDEX = "model.pt.index.json"
 PICKLES = (*SUFFIXES, ".ckpt", ".pkl")
 PICKLE_HINT = (
     'convert it to safetensors once, where you trust it: python -c "import torch, safetensors.torch as s; s.save_file('
@@ -60,9 +62,7 @@ _CONFIG_LIMIT = 16 << 20
 _INDEX_LIMIT = 64 << 20  # 200 000 tensors take 25 MB
 _AUXILIARY_LIMIT = 128 << 20  # the largest tokenizer.json in use takes 35 MB
 _MODELOPT = "hf_quant_config.json"
-_NO_WEIGHTS = re.compile(
-    r"training_args\.bin|(optimizer|scheduler|rng_state|scaler)\w*\.\w+"
-)  # what trainers leave behind
+_NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|rng_state|scaler)\w*\.\w+")  # what trainers leave behind
 _SHARED_BLOBS = ".huggingface-shared-blobs"  # huggingface_hub 2 marks its store for all repositories with this file
 
 
@@ -71,13 +71,23 @@ class _Kind:
     """A kind of weight files, and what they are called."""
 
     name: str
-    single: str
-    index: str
+    wholes: Mapping[str, str]  # a file of all weights -> the index of the same in parts
     suffixes: tuple[str, ...]
 
 
-_SAFETENSORS = _Kind("safetensors", SINGLE, INDEX, (".safetensors",))
-_KINDS = (_SAFETENSORS, _Kind("torch", TORCH_SINGLE, TORCH_INDEX, SUFFIXES))
+_KINDS = (
+    _Kind("safetensors", {SINGLE: INDEX}, (".safetensors",)),
+    _Kind("torch", {TORCH_SINGLE: TORCH_INDEX, TORCH_CODES: TORCH_CODES_INDEX}, SUFFIXES),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """The weight files of a folder, and where it has one, the index: its name, and tensor -> file."""
+
+    files: tuple[Path, ...]
+    index_name: str = ""
+    index: Mapping[str, str] | None = None
 
 
 class HfCheckpoint:
@@ -90,14 +100,14 @@ class HfCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = _config(path)
-        self.files, index = weight_files(path)
-        self._index = next(kind.index for kind in _KINDS if self.files[0].name.endswith(kind.suffixes))
+        found = weight_files(path)
+        self.files = found.files
         self._readers: list[FileReader] = []
         self._places: dict[str, tuple[FileReader, Located]] = {}
         try:
             for file in self.files:
-                self._add(file, index)
-            self._check_all_there(index)
+                self._add(file, found)
+            self._check_all_there(found)
         except BaseException:
             self.close()
             raise
@@ -159,13 +169,14 @@ class HfCheckpoint:
         for reader in self._readers:
             reader.close()
 
-    def _add(self, file: Path, index: dict[str, str] | None) -> None:
+    def _add(self, file: Path, found: WeightFiles) -> None:
+        index = found.index
         reader = FileReader(file)
         self._readers.append(reader)
         for name, located in _tensors(reader).items():
             if index is not None and index.get(name) != file.name:
                 place = f"gives to {index[name]}" if name in index else "does not list"
-                raise CheckpointError(f"{file}: holds tensor {name!r}, which {self._index} {place}", hint=_AGAIN)
+                raise CheckpointError(f"{file}: holds tensor {name!r}, which {found.index_name} {place}", hint=_AGAIN)
             self._places[name] = reader, located
 
     def _tied(self, name: str) -> bool:
@@ -178,33 +189,34 @@ class HfCheckpoint:
             for other, (reader, located) in self._places.items()
         )
 
-    def _check_all_there(self, index: dict[str, str] | None) -> None:
-        missing = [name for name in index or () if name not in self._places]
+    def _check_all_there(self, found: WeightFiles) -> None:
+        missing = [name for name in found.index or () if name not in self._places]
         if missing:
             raise CheckpointError(
-                f"{self.path / self._index}: {len(missing)} of its tensors are in no file, {missing[0]!r} first",
+                f"{self.path / found.index_name}: {len(missing)} of its tensors are in no file, {missing[0]!r} first",
                 hint=_AGAIN,
             )
         if not self._places:
             raise CheckpointError(f"{self.path}: its weight files hold no tensors", hint=_AGAIN)
 
 
-def weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str] | None]:
-    """The weight files of ``folder``, all of them there, and its index (tensor -> file name) where it has one.
+def weight_files(folder: Path) -> WeightFiles:
+    """The weight files of ``folder``, all of them there; safetensors come before what torch wrote.
 
-    Safetensors come before what torch wrote. Raises CheckpointError where a file is missing, where its name leads out
-    of the folder, and where there are neither.
+    Raises CheckpointError where a file is missing, where its name leads out of the folder, and where there are neither.
     """
     names = _names(folder)
     for kind in _KINDS:
-        if kind.single in names:
-            return (inside(folder, kind.single),), None
-        if kind.index in names:
-            index = _index(folder, kind)
-            return tuple(inside(folder, name) for name in sorted(set(index.values()))), index
+        for whole, index_name in kind.wholes.items():
+            if whole in names:
+                return WeightFiles((inside(folder, whole),))
+            if index_name in names:
+                index = _index(folder, index_name, kind)
+                files = tuple(inside(folder, name) for name in sorted(set(index.values())))
+                return WeightFiles(files, index_name, index)
         weights = [name for name in names if name.endswith(kind.suffixes) and not _NO_WEIGHTS.match(name)]
         if weights:
-            return (inside(folder, _only(folder, weights, kind)),), None
+            return WeightFiles((inside(folder, _only(folder, weights, kind)),))
     pickles = [name for name in names if name.endswith(PICKLES) and not _NO_WEIGHTS.match(name)]
     if pickles:
         raise refused_pickle(folder / pickles[0])
@@ -213,21 +225,22 @@ def weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str] | None]
 
 def _only(folder: Path, weights: list[str], kind: _Kind) -> str:
     """The one file of ``weights``. Raises CheckpointError where there are more, or should be."""
+    index_name = next(iter(kind.wholes.values()))
     if len(weights) > 1:
         raise CheckpointError(
-            f"{folder}: {len(weights)} {kind.name} files and no {kind.index} that says what they are", hint=_AGAIN
+            f"{folder}: {len(weights)} {kind.name} files and no {index_name} that says what they are", hint=_AGAIN
         )
     part = _PART.search(weights[0])
     if part and int(part[1]) > 1:
         raise CheckpointError(
-            f"{folder}: {weights[0]} is one of {int(part[1])} files, and there is no {kind.index}", hint=_AGAIN
+            f"{folder}: {weights[0]} is one of {int(part[1])} files, and there is no {index_name}", hint=_AGAIN
         )
     return weights[0]
 
 
 def _tensors(file: FileReader) -> dict[str, Located]:
     """The tensors of an open file of weights, located from its first byte on, in the order of their data."""
-    if not file.path.name.endswith(_SAFETENSORS.suffixes):
+    if file.path.name.endswith(SUFFIXES):
         return tensors_of(file)
     header = header_of(file)
     start = header.data_start
@@ -295,16 +308,16 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _index(folder: Path, kind: _Kind) -> dict[str, str]:
-    path = inside(folder, kind.index)
+def _index(folder: Path, name: str, kind: _Kind) -> dict[str, str]:
+    path = inside(folder, name)
     index = _json(path, _INDEX_LIMIT).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise CheckpointError(f"{path}: its weight_map is no object of tensors", hint=_AGAIN)
-    for name, file in index.items():
+    for tensor, file in index.items():
         if not isinstance(file, str) or not file.endswith(kind.suffixes) or set(file) & set("/\\\0"):
             raise CheckpointError(
-                f"{path}: refused: tensor {name!r} is in {file!r}, which is not the name of a {kind.name} file in this "
-                "folder",
+                f"{path}: refused: tensor {tensor!r} is in {file!r}, which is not the name of a {kind.name} file in "
+                "this folder",
                 hint="an index with other paths is damaged or hostile: download it again from a source that you trust",
             )
     return index

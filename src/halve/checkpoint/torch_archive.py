@@ -1,7 +1,7 @@
 """The zip archive around a torch checkpoint: records stored side by side, never compressed, found by name.
 
-``torch.save`` writes ``NAME/data.pkl`` (what the tensors are), ``NAME/data/KEY`` (the bytes of one storage each, aligned
-to 64), ``NAME/byteorder`` and ``NAME/version``. The reader takes what torch writes and nothing else: one folder, no
+``torch.save`` writes ``NAME/data.pkl`` (what the tensors are), ``NAME/data/KEY`` (the bytes of a storage, aligned to
+64), ``NAME/byteorder`` and ``NAME/version``. The reader takes what torch writes and nothing else: one folder, no
 compression, no encryption, no overlap, no name twice. The writer knows every offset before the first byte of data, and
 always uses the 64-bit fields, so that a small file is laid out as a large one.
 
@@ -11,6 +11,7 @@ Specification: APPNOTE.TXT 6.3.10 (PKWARE), sections 4.3 and 4.5.3; torch's reco
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 from halve.checkpoint.storage import FileReader
@@ -68,7 +69,7 @@ def records_of(file: FileReader) -> dict[str, Record]:
             _fail(file, f"record {name!r} reaches into the directory of the archive")
         records[name.removeprefix(f"{folder}/")] = record
     ordered = sorted(records.items(), key=lambda item: (item[1].begin, item[1].end))
-    for (before, first), (name, second) in zip(ordered, ordered[1:], strict=False):
+    for (before, first), (name, second) in pairwise(ordered):
         if second.begin < first.end:
             _fail(file, f"records {before!r} and {name!r} overlap")
     return records
@@ -102,18 +103,17 @@ def _entries(file: FileReader) -> tuple[dict[str, tuple[int, int]], int]:
         if method != _STORED or flags & _ENCRYPTED:
             _fail(
                 file,
-                f"record {name!r} is compressed or encrypted, which torch never writes",
+                f"record {name!r} is compressed or encrypted, as no state dict is (a TorchScript program?)",
                 "load it with torch where you trust it, and save it again",
             )
         wide = _wide(raw[extra_at : extra_at + fields[11]])
-        sizes = []
-        for value in (plain, packed, offset):  # the order of the 64-bit field, which has only those that need it
-            if value == _FULL and not wide:
-                _fail(file, f"record {name!r}: its 64-bit size is missing")
-            sizes.append(wide.pop(0) if value == _FULL else value)
-        if sizes[0] != sizes[1]:
-            _fail(file, f"record {name!r} has two sizes, {sizes[0]} and {sizes[1]}")
-        entries[name] = sizes[2], sizes[0]
+        if (plain, packed, offset).count(_FULL) > len(wide):
+            _fail(file, f"record {name!r}: its 64-bit size is missing")
+        # The 64-bit field has those, in this order, that do not fit their 32 bits.
+        plain, packed, offset = (wide.pop(0) if value == _FULL else value for value in (plain, packed, offset))
+        if plain != packed:
+            _fail(file, f"record {name!r} has two sizes, {plain} and {packed}")
+        entries[name] = offset, plain
     if len(entries) != count:
         _fail(file, f"the archive promises {count} records and lists {len(entries)}")
     return entries, start

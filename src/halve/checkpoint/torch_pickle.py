@@ -1,8 +1,9 @@
 """The pickle inside a torch checkpoint, read without running it, and written without torch.
 
-A pickle is a program for a stack machine, and two of its instructions call whatever Python function it names. Here those
-two know a handful of names, which only describe a tensor: nothing is imported, nothing is called, and the result is
-plain data. Instructions are those that ``torch.load(weights_only=True)`` takes too; any other is an error that names it.
+A pickle is a program for a stack machine, and some of its instructions call whatever Python function it names. Here
+they know a handful of names, which only describe a tensor: nothing is imported, nothing is called, and the result is
+plain data. Instructions are those that ``torch.load(weights_only=True)`` takes too; any other is an error that names
+it.
 
 Specification: Lib/pickletools.py of CPython; torch's names: torch/_utils.py and torch/serialization.py
 """
@@ -91,9 +92,6 @@ class _Storage:
     elements: int  # bytes, where it is untyped
 
 
-_ORDERED_DICT = _Name("collections.OrderedDict")
-
-
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of elements that lie row after row."""
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
@@ -151,15 +149,15 @@ class _Machine:
 
     def run(self) -> Any:
         """What the program leaves on the stack."""
-        for _ in range(MAX_STEPS):
-            opcode = self._bytes(1)
-            if opcode == b".":
-                return self._pop()
-            step = _STEPS.get(opcode)
+        steps = 0
+        while (opcode := self._bytes(1)) != b".":
+            step, steps = _STEPS.get(opcode), steps + 1
             if step is None:
-                self._fail(f"instruction {opcode!r}", "refused: torch.save does not write it: ")
+                self._fail(f"instruction {opcode!r}, which torch.save does not write", "refused: ")
+            if steps > MAX_STEPS:
+                self._fail(f"more than {MAX_STEPS} instructions")
             step(self)
-        self._fail(f"more than {MAX_STEPS} instructions")
+        return self._pop()
 
     def _fail(self, why: str, refused: str = "") -> NoReturn:
         raise CheckpointError(f"{self._where}: {refused}{why} (before its byte {self._at})", hint=RESAVE)
@@ -300,38 +298,17 @@ class _Machine:
         self._push(self._called(function.path, arguments))
 
     def _called(self, path: str, arguments: tuple[Any, ...]) -> Any:
-        match path, arguments:
-            case "collections.OrderedDict", ():
+        match arguments:
+            case () if path == _ORDERED_DICT:
                 return {}
-            case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", (
-                TorchTensor() as tensor,
-                *_,
-            ):
+            case (TorchTensor() as tensor, *_) if path in _PARAMETERS:
                 return tensor
-            case "torch._tensor._rebuild_from_type_v2", (_Name(rebuild), _Name(), tuple(inner), _):
-                if rebuild != path:
-                    return self._called(rebuild, inner)
-            case "torch._utils._rebuild_tensor", (_Storage() as storage, int(offset), tuple(shape), tuple(strides)):
-                return self._tensor(storage, offset, shape, strides)
-            case "torch._utils._rebuild_tensor_v2", (
-                _Storage() as storage,
-                int(offset),
-                tuple(shape),
-                tuple(strides),
-                bool(),
-                _,
-            ):
-                return self._tensor(storage, offset, shape, strides)
-            case "torch._utils._rebuild_tensor_v3", (
-                _Storage() as storage,
-                int(offset),
-                tuple(shape),
-                tuple(strides),
-                bool(),
-                _,
-                _Name(dtype),
-            ):
-                return self._tensor(storage, offset, shape, strides, dtype)
+            case (_Name(rebuild), _Name(), tuple(inner), _) if path == _WITH_ATTRIBUTES != rebuild:
+                return self._called(rebuild, inner)
+            case (_Storage() as storage, int(offset), tuple(shape), tuple(strides), *rest):
+                if len(rest) == _REBUILD.get(path):
+                    dtype = rest[2].path if len(rest) == 3 and isinstance(rest[2], _Name) else ""
+                    return self._tensor(storage, offset, shape, strides, dtype)
         return self._fail(f"calls {path} in a way that describes no plain tensor", "refused: ")
 
     def build(self) -> None:
@@ -341,7 +318,7 @@ class _Machine:
             self._fail("sets attributes of what has none")
 
     def _tensor(
-        self, storage: _Storage, offset: int, shape: tuple[Any, ...], strides: tuple[Any, ...], name: str = ""
+        self, storage: _Storage, offset: int, shape: tuple[Any, ...], strides: tuple[Any, ...], name: str
     ) -> TorchTensor:
         dtype = _DTYPES.get(name.removeprefix("torch.")) if name else _STORAGES.get(storage.kind)
         if dtype is None or (storage.kind == _UNTYPED) != bool(name):
@@ -364,15 +341,21 @@ class _Machine:
         return TorchTensor(storage.key, nbytes, dtype, shape, strides, offset)
 
 
+_ORDERED_DICT = "collections.OrderedDict"
+_WITH_ATTRIBUTES = "torch._tensor._rebuild_from_type_v2"
+_PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+_REBUILD = {  # function -> arguments behind storage, offset, shape and strides: requires_grad, hooks, dtype
+    "torch._utils._rebuild_tensor": 0,
+    "torch._utils._rebuild_tensor_v2": 2,
+    "torch._utils._rebuild_tensor_v3": 3,
+}
 _KNOWN = {
-    _ORDERED_DICT.path,
+    _ORDERED_DICT,
+    _WITH_ATTRIBUTES,
+    *_PARAMETERS,
+    *_REBUILD,
     "torch.Tensor",
     "torch.nn.parameter.Parameter",
-    "torch._tensor._rebuild_from_type_v2",
-    *(
-        f"torch._utils._rebuild_{kind}"
-        for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state")
-    ),
     *(f"torch.{name}" for name in (*_STORAGES, *_DTYPES)),
     f"torch.storage.{_UNTYPED}",
 }
@@ -389,8 +372,8 @@ _STEPS: Mapping[bytes, _Step] = MappingProxyType(
         b"\x8a": _Machine.long,
         b"G": _Machine.real,
         b"N": lambda m: m.constant(None),
-        b"\x88": lambda m: m.constant(True),  # noqa: FBT003 - the value itself
-        b"\x89": lambda m: m.constant(False),  # noqa: FBT003
+        b"\x88": lambda m: m.constant(True),
+        b"\x89": lambda m: m.constant(False),
         b")": lambda m: m.constant(()),
         b"}": lambda m: m.empty(dict),
         b"]": lambda m: m.empty(list),
@@ -417,7 +400,7 @@ _STEPS: Mapping[bytes, _Step] = MappingProxyType(
 def dumps(entries: Iterable[tuple[TensorInfo, str]]) -> bytes:
     """A pickle of the state dict of ``entries``, each with the key of the storage that it fills."""
     body = b"".join(_text(info.name) + _rebuilt(info, key) for info, key in entries)
-    return b"\x80\x02" + _global(_ORDERED_DICT.path) + b")R(" + body + b"u."
+    return b"\x80\x02" + _global(_ORDERED_DICT) + b")R(" + body + b"u."
 
 
 def _rebuilt(info: TensorInfo, key: str) -> bytes:
@@ -427,12 +410,11 @@ def _rebuilt(info: TensorInfo, key: str) -> bytes:
     elements = prod(info.shape) if typed else info.nbytes
     described = b"(" + _text("storage") + _global(storage) + _text(key) + _text("cpu") + _integer(elements) + b"tQ"
     sizes = b"".join(b"(" + b"".join(map(_integer, n)) + b"t" for n in (info.shape, row_major(info.shape)))
-    arguments = described + _integer(0) + sizes + b"\x89" + _global(_ORDERED_DICT.path) + b")R"
+    arguments = described + _integer(0) + sizes + b"\x89" + _global(_ORDERED_DICT) + b")R"
     if typed:
         return _global("torch._utils._rebuild_tensor_v2") + b"(" + arguments + b"tR"
-    return (
-        _global("torch._utils._rebuild_tensor_v3") + b"(" + arguments + _global(f"torch.{_NAME_OF[info.dtype]}") + b"tR"
-    )
+    dtype = _global(f"torch.{_NAME_OF[info.dtype]}")
+    return _global("torch._utils._rebuild_tensor_v3") + b"(" + arguments + dtype + b"tR"
 
 
 def _global(path: str) -> bytes:

@@ -1,6 +1,7 @@
 """``halve quantize``: write a quantized copy of a checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,7 +11,8 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TRANSFORM, Override, 
 @click.command()
 @click.argument("src")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--scheme", type=SCHEME, required=True, help="What weights become; `halve schemes` lists them.")
+@click.option("--scheme", type=SCHEME, help="What weights become; `halve schemes` lists them.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="A YAML file, or a halve.json, that says all of this.")
 @click.option("--layout", type=LAYOUT, help="How they are stored. Default: the first layout that holds the scheme.")
 @click.option("--rule", help="How block scales follow from the weights. Default: the best measured for the scheme.")
 @click.option("--algorithm", type=ALGORITHM, help="How codes are chosen. Default: rtn, or auto with statistics.")
@@ -32,9 +34,7 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TRANSFORM, Override, 
 @click.option(
     "--on-nonfinite",
     type=click.Choice(["error", "keep"]),
-    default="error",
-    show_default=True,
-    help="What to do with a tensor that holds NaN or Inf: stop, or leave it in its source type.",
+    help="What to do with a tensor that holds NaN or Inf: stop (default), or leave it in its source type.",
 )
 @click.option("--shard-size", type=Size(), default="5GB", show_default=True, help="Largest weight file.")
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads. Default: one a processor.")
@@ -44,7 +44,8 @@ def command(
     *,
     src: str,
     out: Path,
-    scheme: str,
+    scheme: str | None,
+    recipe: Path | None,
     layout: str | None,
     rule: str | None,
     algorithm: str | None,
@@ -56,7 +57,7 @@ def command(
     overrides: tuple[tuple[str, str], ...],
     budget: str | None,
     allow: tuple[str, ...],
-    on_nonfinite: str,
+    on_nonfinite: str | None,
     shard_size: int,
     threads: int | None,
     dry_run: bool,
@@ -74,21 +75,28 @@ def command(
     """
     from halve.cli.render import progress, show, show_json, show_table, size
     from halve.pipeline.budget import Budget
-    from halve.pipeline.quantize import make_plan, quantize
+    from halve.pipeline.quantize import planned, quantize
+    from halve.schemes.recipe import read as read_recipe
 
-    choices = {
+    said: dict[str, Any] = {
+        "scheme": scheme,
         "layout": layout,
         "rule": rule,
+        "algorithm": algorithm,
         "transforms": transforms,
         "ignore": ignore,
         "include": include,
         "overrides": overrides,
         "on_nonfinite": on_nonfinite,
     }
+    if recipe is not None:
+        written = read_recipe(recipe)
+        said = {name: value or getattr(written, name) for name, value in said.items()}
+    if said["scheme"] is None:
+        raise click.UsageError("say --scheme NAME, or --recipe FILE")
+    scheme = said.pop("scheme")
     if dry_run:
-        from halve.checkpoint.source import open_checkpoint
-
-        plan = make_plan(open_checkpoint(src), scheme, **choices)  # type: ignore[arg-type] # click checked the values
+        plan = planned(src, scheme, stats=stats, **said)
         total = f"{size(plan.file_bytes(shard_size))} in {len(plan.shards(shard_size))} weight file(s)"
         show(plan, as_json=as_json, title=f"{scheme}, {plan.recipe.layout}: {total}", note=plan.summary)
         return
@@ -97,12 +105,11 @@ def command(
             src,
             out,
             scheme,
-            algorithm=algorithm,
             stats=stats,
             calibrate=calibrate,
             budget=None if budget is None else Budget.parse(budget, lambda text: Size().convert(text, None, None)),
             allow=allow,
-            **choices,  # type: ignore[arg-type] # click checked the values
+            **said,
             shard_bytes=shard_size,
             threads=threads,
             progress=callback,

@@ -1,13 +1,13 @@
-"""The pictures of a report, drawn by plotly: cost, layers, number lines. The only file that knows plotly."""
+"""The pictures of a report: cost, layers, number lines."""
 
-import re
 from collections.abc import Sequence
 from html import escape
-from math import ceil, floor, isfinite, log2, log10
-from typing import TYPE_CHECKING, Any
+from math import ceil, floor, log2, log10
+from typing import TYPE_CHECKING
 
 from halve import formats
-from halve.errors import UnsupportedError
+from halve.evaluate.depth import place
+from halve.evaluate.drawing import BLUE, GREY, INK, PALE, ROW, VERMILION, Cell, heat, html, note, styled, title
 from halve.evaluate.estimate import Estimate
 from halve.evaluate.evaluation import Evaluation, Loss
 from halve.evaluate.labels import Point, sides
@@ -18,40 +18,11 @@ from halve.formats.value import at_rank, ranks
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-# Okabe & Ito's palette, which people with any kind of colour vision tell apart; markers differ in shape, too.
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#8A8F98"
-INK, SOFT, FAINT, PALE = "#1B1F24", "#555B63", "#E3E6EA", "#CFE3F1"
 _KINDS = (
     ("weights quantized", BLUE, "circle"),
     ("weights, and what they are multiplied with", VERMILION, "diamond-open"),
 )
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 _DRAWN_BITS = 8  # the numbers of wider formats are too many to draw
-_LAYER = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)\.(.+)")
-_ROW = 44  # pixels of a bar or a number line
-
-
-def require() -> None:
-    """Raise UnsupportedError where plotly is not installed."""
-    try:
-        import plotly  # noqa: F401, PLC0415 - 5 MB of JavaScript come along
-    except ImportError:
-        raise UnsupportedError(
-            "reports are drawn by plotly, which is not installed", hint="pip install 'halve[report]'"
-        ) from None
-
-
-def library() -> str:
-    """JavaScript that draws the pictures in the reader's browser."""
-    from plotly.offline import get_plotlyjs  # noqa: PLC0415
-
-    return str(get_plotlyjs())
-
-
-def html(figure: "Figure", name: str) -> str:
-    """``figure`` as an element of a page that has :func:`library`; equal figures give equal bytes."""
-    config = {"displayModeBar": False, "responsive": True}
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config))
 
 
 def pictures(evaluations: Sequence[Evaluation]) -> dict[str, str]:
@@ -76,11 +47,11 @@ def cost(evaluations: Sequence[Evaluation]) -> "Figure":
         _divergence(figure, compared, [e.label for e in evaluations if e.weights.kld and not e.weights.kld.mean])
     _perplexity(figure, 2 if compared else 1, evaluations)
     figure.update_layout(legend={"orientation": "h", "y": -0.2, "x": 0})
-    return _styled(figure, 450)
+    return styled(figure, 450)
 
 
 def _divergence(figure: "Figure", evaluations: Sequence[Evaluation], same: Sequence[str]) -> None:
-    _title(figure, 1, 1, "<b>KL divergence from the base</b>, nats a token")
+    title(figure, 1, 1, "<b>KL divergence from the base</b>, nats a token")
     found = [[loss.kld for loss in e.losses] for e in evaluations]
     means = [estimate.mean for row in found for estimate in row if estimate and estimate.mean > 0]
     low, high = floor(log10(min(means)) - 0.1), ceil(log10(max(means)) + 0.1)
@@ -88,16 +59,16 @@ def _divergence(figure: "Figure", evaluations: Sequence[Evaluation], same: Seque
     figure.update_yaxes(type="log", range=[low, high], dtick=1, title="nats, logarithmic", row=1, col=1)
     if same:
         text = f"exactly 0, below this axis: {escape(', '.join(same))}"
-        _note(figure, 1, 1, text, {"x": 0.02, "y": 0.02, "xanchor": "left", "yanchor": "bottom"})
+        note(figure, 1, 1, text, {"x": 0.02, "y": 0.02, "xanchor": "left", "yanchor": "bottom"})
 
 
 def _perplexity(figure: "Figure", col: int, evaluations: Sequence[Evaluation]) -> None:
     base = next((e.base_ppl for e in evaluations if e.base_ppl is not None), None)
     if base is None:
-        _title(figure, 1, col, "<b>Perplexity</b>")
+        title(figure, 1, col, "<b>Perplexity</b>")
         found: list[list[Estimate | None]] = [[loss.ppl for loss in e.losses] for e in evaluations]
     else:
-        _title(figure, 1, col, f"<b>Perplexity</b> above the base's {base.mean:.2f}, paired by window")
+        title(figure, 1, col, f"<b>Perplexity</b> above the base's {base.mean:.2f}, paired by window")
         found = [[_growth(loss) for loss in e.losses] for e in evaluations]
     ends = [end for row in found for estimate in row if estimate for end in _ends(estimate)]
     low, high = min(ends + [0.0] * (base is not None)), max(ends)
@@ -224,7 +195,7 @@ def layers(evaluations: Sequence[Evaluation]) -> "Figure | None":
     """A heat map for each checkpoint that lost something: kind of layer by depth, coloured by its output SQNR."""
     from plotly.subplots import make_subplots  # noqa: PLC0415
 
-    lossy = [e for e in evaluations if any(_LAYER.fullmatch(layer.name) for layer in e.layers)]
+    lossy = [e for e in evaluations if any(place(layer.name) for layer in e.layers)]
     if not lossy:
         return None
     columns = min(len(lossy), 2)
@@ -234,39 +205,27 @@ def layers(evaluations: Sequence[Evaluation]) -> "Figure | None":
         rows=rows, cols=columns, vertical_spacing=min(0.4, 70 / height), horizontal_spacing=0.06, shared_yaxes=True
     )
     for index, evaluation in enumerate(lossy):
-        row, col = (place + 1 for place in divmod(index, columns))
-        _heat(figure, row, col, evaluation)
+        row, col = (number + 1 for number in divmod(index, columns))
+        heat(figure, row, col, _cells(evaluation), "outputs %{z:.2f} dB")
         mean = evaluation.mean_output_db
         loss = "" if mean is None else f", mean {mean:.1f} dB"
-        _title(figure, row, col, f"<b>{escape(evaluation.label)}</b>{loss}")
+        title(figure, row, col, f"<b>{escape(evaluation.label)}</b>{loss}")
     figure.update_yaxes(autorange="reversed")
     for col in range(columns):
         figure.update_xaxes(title="layer", row=rows, col=col + 1)
     colorbar = {"title": {"text": "output SQNR, dB", "side": "right"}, "thickness": 14, "outlinewidth": 0}
     figure.update_layout(coloraxis={"colorscale": "Viridis", "colorbar": colorbar})
-    return _styled(figure, height, grid=False)
+    return styled(figure, height, grid=False)
 
 
-def _heat(figure: "Figure", row: int, col: int, evaluation: Evaluation) -> None:
+def _cells(evaluation: Evaluation) -> dict[tuple[str, int], Cell]:
+    """The worst of the layers of a kind at a depth: experts are many."""
     found = {}
-    for layer in evaluation.layers:
-        if place := _LAYER.fullmatch(layer.name):
-            found[place[2], int(place[1])] = layer
-    kinds = list(dict.fromkeys(kind for kind, _ in found))
-    depth = sorted({number for _, number in found})
-    cells = [[found.get((kind, number)) for number in depth] for kind in kinds]
-    figure.add_heatmap(
-        row=row,
-        col=col,
-        x=depth,
-        y=[escape(kind.rsplit(".", 1)[-1]) for kind in kinds],
-        z=[[c.output_db if c and isfinite(c.output_db) else None for c in line] for line in cells],
-        customdata=[[[escape(c.name), f"{c.weight_db:.2f}"] if c else ["", ""] for c in line] for line in cells],
-        hovertemplate="%{customdata[0]}<br>outputs %{z:.2f} dB, weights %{customdata[1]} dB<extra></extra>",
-        coloraxis="coloraxis",
-        xgap=1,
-        ygap=1,
-    )
+    for layer in sorted(evaluation.layers, key=lambda layer: -layer.output_db):
+        if at := place(layer.name):
+            found[at] = Cell(layer.output_db, f"{layer.name}, weights {layer.weight_db:.2f} dB")
+    order = dict.fromkeys(at for layer in evaluation.layers if (at := place(layer.name)))
+    return {at: found[at] for at in order}
 
 
 def numbers(names: Sequence[str]) -> "Figure | None":
@@ -291,7 +250,7 @@ def numbers(names: Sequence[str]) -> "Figure | None":
     figure.update_xaxes(title="fraction of the format's largest magnitude", zeroline=False, range=[-1.03, 1.03])
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(showlegend=False)
-    return _styled(figure, _ROW * len(drawn) + 90, grid=False)
+    return styled(figure, ROW * len(drawn) + 90, grid=False)
 
 
 def ranges(names: Sequence[str]) -> "Figure | None":
@@ -323,7 +282,7 @@ def ranges(names: Sequence[str]) -> "Figure | None":
     figure.update_xaxes(title="power of two", zeroline=False, range=[low - 2, high + 0.3 * (high - low)])
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_layout(barmode="overlay", legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
-    return _styled(figure, _ROW * len(known) + 110)
+    return styled(figure, ROW * len(known) + 110)
 
 
 def _smallest(fmt: Format) -> float:
@@ -338,31 +297,3 @@ def _smallest(fmt: Format) -> float:
 
 def _normal(fmt: Format) -> float:
     return fmt.smallest_normal if isinstance(fmt, Float) else _smallest(fmt)
-
-
-def _title(figure: "Figure", row: int, col: int, text: str) -> None:
-    place = {"x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "yshift": 6}
-    _note(figure, row, col, text, {**place, "font": {"size": 14, "color": INK}})
-
-
-def _note(figure: "Figure", row: int, col: int, text: str, place: dict[str, Any]) -> None:
-    """Words at a place in a panel, 0 to 1 from its lower left corner."""
-    style = {"showarrow": False, "font": {"size": 12, "color": SOFT}, "align": "left"}
-    figure.add_annotation(text=text, row=row, col=col, xref="x domain", yref="y domain", **style | place)
-
-
-def _styled(figure: "Figure", height: int, *, grid: bool = True) -> "Figure":
-    title = {"font": {"size": 13, "color": SOFT}, "standoff": 8}
-    axis = {"linecolor": GREY, "ticks": "outside", "tickcolor": GREY, "gridcolor": FAINT, "title": title}
-    figure.update_xaxes(automargin=True, showgrid=grid, **axis)
-    figure.update_yaxes(automargin=True, zeroline=False, **axis | ({} if grid else {"showgrid": False}))
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 20, "r": 20, "t": 36, "b": 20},
-        font={"family": _FONT, "size": 13, "color": INK},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        hoverlabel={"bgcolor": "white", "font": {"color": INK}, "align": "left"},
-    )
-    return figure

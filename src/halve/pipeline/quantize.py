@@ -42,7 +42,7 @@ def make_plan(
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
     overrides: Iterable[tuple[str, str]] = (),
-    on_nonfinite: OnNonfinite = "error",
+    on_nonfinite: OnNonfinite | None = None,
 ) -> Plan:
     """What `quantize` with these arguments will do to ``checkpoint``; reads no weights. Raises as `quantize` does."""
     row = schemes.get(scheme)
@@ -67,7 +67,7 @@ def make_plan(
         ignore=tuple(ignore),
         include=tuple(include),
         overrides=tuple(overrides),
-        on_nonfinite=on_nonfinite,
+        on_nonfinite=on_nonfinite or "error",
     )
     if (quantized := checkpoint.quantization) is not None:
         named = quantized if isinstance(quantized, dict) else {}
@@ -77,6 +77,16 @@ def make_plan(
             hint="start from the 16- or 32-bit original, or requantize it with `halve convert --scheme`",
         )
     return plan(checkpoint, recipe)
+
+
+def planned(source: str | Path, scheme: str, *, stats: str | Path | None = None, **choices: Any) -> Plan:
+    """`make_plan` for a checkpoint and a statistics file by their paths."""
+    statistics = None if stats is None else StatisticsFile(Path(stats))
+    checkpoint = open_checkpoint(source)
+    try:
+        return make_plan(checkpoint, scheme, statistics=statistics, **choices)
+    finally:
+        checkpoint.close()
 
 
 def quantize(
@@ -95,7 +105,7 @@ def quantize(
     overrides: Iterable[tuple[str, str]] = (),
     budget: Budget | None = None,
     allow: Sequence[str] = (),
-    on_nonfinite: OnNonfinite = "error",
+    on_nonfinite: OnNonfinite | None = None,
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
     progress: ProgressCallback | None = None,

@@ -1,8 +1,10 @@
 """A recipe: what to do with a checkpoint, complete enough that the same bytes come out again."""
 
+import dataclasses
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from halve.errors import RecipeError
 
@@ -48,6 +50,61 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return asdict(self)
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in a YAML or JSON file: one of its own, or the one in a halve.json.
+
+    Raises RecipeError for a file that holds none.
+    """
+    import yaml  # noqa: PLC0415 - only here
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: cannot be read as YAML or JSON: {error}", hint=_EXAMPLE) from None
+    found = content.get("recipe", content) if isinstance(content, dict) else content
+    return parse(str(path), found)
+
+
+def parse(where: str, fields: object) -> Recipe:
+    """A recipe from plain values, as `Recipe.to_json` gives them; ``where`` is what errors call them."""
+    if not isinstance(fields, dict) or not isinstance(fields.get("scheme"), str):
+        raise RecipeError(f"{where}: a recipe names at least a scheme", hint=_EXAMPLE)
+    known = {field.name: field for field in dataclasses.fields(Recipe)}
+    if unknown := fields.keys() - known.keys():
+        raise RecipeError(f"{where}: no recipe has {', '.join(sorted(unknown))}", hint=f"known: {', '.join(known)}")
+    values: dict[str, Any] = {"layout": "", **fields}
+    for name in ("ignore", "include", "transforms"):
+        values[name] = _strings(where, name, values.get(name, ()))
+    pairs = values.get("overrides", ())
+    if isinstance(pairs, dict):
+        pairs = list(pairs.items())
+    if not isinstance(pairs, list | tuple):
+        raise RecipeError(f"{where}: overrides are pairs of a name and a scheme", hint=_EXAMPLE)
+    values["overrides"] = tuple(_pair(where, pair) for pair in pairs)
+    for name in ("layout", "algorithm", "statistics", "on_nonfinite", "rule"):
+        if name in values and not isinstance(values[name], str) and not (name == "rule" and values[name] is None):
+            raise RecipeError(f"{where}: {name} is {values[name]!r}, which is no name", hint=_EXAMPLE)
+    if values.get("on_nonfinite", "error") not in get_args(OnNonfinite):
+        raise RecipeError(f"{where}: on_nonfinite is {' or '.join(get_args(OnNonfinite))}", hint=_EXAMPLE)
+    return Recipe(**values)
+
+
+_EXAMPLE = "such as {scheme: nvfp4a16, ignore: ['re:.*down_proj'], overrides: {'re:.*layers.0.*': fp8_dynamic}}"
+
+
+def _strings(where: str, name: str, values: object) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        raise RecipeError(f"{where}: {name} is a list of names", hint=_EXAMPLE)
+    return tuple(values)
+
+
+def _pair(where: str, pair: object) -> tuple[str, str]:
+    match pair:
+        case [str(name), str(scheme)] | (str(name), str(scheme)):
+            return name, scheme
+    raise RecipeError(f"{where}: {pair!r} is no pair of a name and a scheme", hint=_EXAMPLE)
 
 
 def matches(patterns: tuple[str, ...], tensor: str) -> str | None:
