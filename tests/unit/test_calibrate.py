@@ -15,7 +15,7 @@ from halve.models.fused import fused_group
 from halve.pipeline.calibrate import calibrate
 from halve.pipeline.quantize import quantize
 from halve.pipeline.statistics import KIND, StatisticsFile
-from tiny import speaker
+from tiny import llama, speaker
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
@@ -53,7 +53,7 @@ def test_they_are_the_moments_of_the_inputs(made):
 
 def test_layers_with_one_input_share_them(made):
     names = set(load_file(made[2].path))
-    assert {n.rpartition(".")[2] for n in names} == {"mean_square", "amax", "hessian"}
+    assert {n.rpartition(".")[2] for n in names} == {"mean_square", "amax", "hessian", "kv_amax"}
     assert "model.layers.0.self_attn.qkv_proj.mean_square" in names
     assert not any("q_proj." in name for name in names if "qkv" not in name)
     assert fused_group("model.layers.0.self_attn.k_proj.weight") == "model.layers.0.self_attn.qkv_proj"
@@ -98,6 +98,27 @@ def test_progress_is_told(made, tmp_path):
     )
     assert told[0][1:] == (0, 2)
     assert told[-1][1:] == (2, 2)
+
+
+def test_keys_and_values_get_scales(made, tmp_path):
+    source, _, result = made
+    quantize(source, tmp_path / "a", "fp8_dynamic", stats=result.path, algorithm="rtn", kv="fp8")
+    tensors = llama.load(tmp_path / "a" / "model.safetensors")
+    amax = StatisticsFile(result.path).kv_amax()["model.layers.1.self_attn"]
+    for which, largest in zip("kv", amax, strict=True):
+        assert tensors[f"model.layers.1.self_attn.{which}_scale"] == np.float32(largest) / np.float32(448)
+    config = json.loads((tmp_path / "a" / "config.json").read_text())["quantization_config"]
+    assert config["kv_cache_scheme"]["num_bits"] == 8
+    assert halve.verify(tmp_path / "a", against=source).problems == ()
+    found = halve.evaluate(tmp_path / "a", texts=[made[1] / "text.txt"], windows=1, window=32, kv="fp8")
+    assert "under calibrated scales" in found.losses[1].about
+
+
+def test_scales_of_keys_need_statistics_and_a_layout_that_has_them(made, tmp_path):
+    with pytest.raises(UnsupportedError, match="need the statistics"):
+        quantize(made[0], tmp_path / "a", "fp8_dynamic", kv="fp8")
+    with pytest.raises(UnsupportedError, match="no place for the scales of keys"):
+        quantize(made[0], tmp_path / "a", "mxfp4", layout="quark", stats=made[2].path, algorithm="rtn", kv="fp8")
 
 
 def test_statistics_of_another_model_are_refused(made, tmp_path):

@@ -186,7 +186,7 @@ def test_keys_and_values(made):
     model, fp8 = load(made / "base"), halve.formats.get("fp8_e4m3")
     nll = []
     for tokens in windows():
-        cache = model.new_cache(lambda x: rounded(fp8, x))
+        cache = model.new_cache(lambda _, k, v: (rounded(fp8, k), rounded(fp8, v)))
         nll.append(-log_softmax(model.logits(tokens, cache))[31:63][np.arange(32), tokens[32:]].mean())
     assert found.losses[1].ppl.mean == pytest.approx(exp(np.mean(nll)), rel=1e-4)
     assert "scale of 1" in found.losses[1].about

@@ -136,12 +136,12 @@ def test_store_is_what_attention_sees(decoder):
     model = decoder("qwen3")
     tokens, shapes = llama.decoder_tokens(model.config), []
 
-    def halved(stored):
-        shapes.append(stored.shape)
-        return stored.astype(np.float16).astype(np.float32)
+    def halved(layer, *pair):
+        shapes.extend((layer, stored.shape) for stored in pair)
+        return tuple(stored.astype(np.float16).astype(np.float32) for stored in pair)
 
     once = model.logits(tokens, model.new_cache(halved))
-    assert shapes == [(2, 40, 16)] * 6  # keys and values of three layers
+    assert shapes == [(layer, (2, 40, 16)) for layer in range(3) for _ in "kv"]
     assert 1e-4 < np.abs(once - GOLDEN["qwen3"]).max() < 0.1
     cache = model.new_cache(halved)
     steps = [model.logits(tokens[i : i + 1], cache) for i in range(40)]

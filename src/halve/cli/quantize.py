@@ -19,6 +19,7 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TRANSFORM, Override, 
 @click.option("--stats", metavar="FILE", help="Statistics of activations, made by `halve calibrate`.")
 @click.option("--calibrate", multiple=True, metavar="FILE|builtin", help="Gather them from this text, for this job.")
 @click.option("--transform", "transforms", multiple=True, type=TRANSFORM, help="Rewrite the model exactly, beforehand.")
+@click.option("--kv", type=click.Choice(["fp8"]), help="Store calibrated scales for a cache of keys and values in FP8.")
 @click.option("--ignore", multiple=True, metavar="NAME", help="Leave this tensor or module alone; re:REGEX for many.")
 @click.option("--include", multiple=True, metavar="NAME", help="Quantize this matrix too, such as lm_head.")
 @click.option(
@@ -52,6 +53,7 @@ def command(
     stats: str | None,
     calibrate: tuple[str, ...],
     transforms: tuple[str, ...],
+    kv: str | None,
     ignore: tuple[str, ...],
     include: tuple[str, ...],
     overrides: tuple[tuple[str, str], ...],
@@ -84,6 +86,7 @@ def command(
         "rule": rule,
         "algorithm": algorithm,
         "transforms": transforms,
+        "kv": kv,
         "ignore": ignore,
         "include": include,
         "overrides": overrides,

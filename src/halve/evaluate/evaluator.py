@@ -174,14 +174,14 @@ class Evaluator:
     def _score(self, model: Model, cut: Sequence[Passage], fed: Operands, action: str) -> tuple[list[Scores], float]:
         """Scores of all passages, and how many seconds of it were the base's."""
         scores, base_seconds = [], 0.0
-        kv = fed.kv
+        store = None if fed.kv is None else operands.kv_store(fed)
         for index, passage in enumerate(cut):
             if self._progress is not None:
                 self._progress(action, index, len(cut))
             began = perf_counter()
             base = None if self._reference is None else self._reference[index]
             base_seconds += perf_counter() - began
-            cache = None if kv is None else model.new_cache(lambda values: operands.rounded(kv, values))
+            cache = None if store is None else model.new_cache(store)
             logits = model.logits(passage.inputs, cache, start=passage.start)
             scores.append(score(logits, passage.targets, base))
         if self._progress is not None:

@@ -1,5 +1,6 @@
 """What a target is fed: activations, and keys and values, rounded as it rounds them, in front of float32 products."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from halve.errors import CheckpointError, FormatError, UnsupportedError
 from halve.evaluate.subject import Subject
 from halve.formats import Format
 from halve.models.fused import fused_group
+from halve.runtime.kv_cache import Store
 from halve.runtime.linear import Activation, Array
 from halve.runtime.model import Model
 from halve.schemes import SCHEMES, Block, Scheme
@@ -35,6 +37,7 @@ class Operands:
     scales: Mapping[str, float] = field(default_factory=dict)
     static: frozenset[str] = frozenset()
     kv: Format | None = None
+    kv_scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by attention module, where stored
 
     @property
     def short(self) -> str:
@@ -52,7 +55,8 @@ class Operands:
         if kinds:
             parts.append(f"activations in {' or '.join(_words(*kind) for kind in kinds)}")
         if self.kv is not None:
-            parts.append(f"keys and values in {self.kv.name} under a scale of 1")
+            scales = "calibrated scales" if self.kv_scales else "a scale of 1"
+            parts.append(f"keys and values in {self.kv.name} under {scales}")
         return "; ".join([*parts, "accumulated in FP32"])
 
 
@@ -84,12 +88,13 @@ def resolve(subject: Subject, scheme: str | None, *, activations: bool, kv: str 
     if kv is not None and kv not in KV_FORMATS:
         raise UnsupportedError(f"no engine stores keys and values as {kv!r}", hint=f"known: {', '.join(KV_FORMATS)}")
     kv_format = None if kv is None else formats.get(KV_FORMATS[kv])
+    kv_scales = {} if kv is None else subject.kv_scales
     if not activations:
         if scheme is not None:
             raise UnsupportedError(
                 "a scheme says how activations are quantized, and they are not", hint="add --activations"
             )
-        return Operands(kv=kv_format)
+        return Operands(kv=kv_format, kv_scales=kv_scales)
     rows = _schemes(subject, scheme)
     blocks = {module: row.activation for module, row in rows.items() if row.activation}
     for module, block in blocks.items():
@@ -102,7 +107,7 @@ def resolve(subject: Subject, scheme: str | None, *, activations: bool, kv: str 
             ) from None
     fixed = {module for module in blocks if rows[module].activation_static}
     scales = {m: scale for m in fixed if (scale := subject.quantized[m].input_scale) is not None}
-    return Operands(blocks, scales, frozenset(fixed - scales.keys()), kv_format)
+    return Operands(blocks, scales, frozenset(fixed - scales.keys()), kv_format, kv_scales)
 
 
 def _schemes(subject: Subject, name: str | None) -> dict[str, Scheme]:
@@ -184,6 +189,22 @@ def _quantizer(block: Block, group: str, scale: float | None) -> Activation:
             ) from None
 
     return activation
+
+
+def kv_store(operands: Operands) -> Store:
+    """What a cache does to keys and values as it stores them."""
+    kv = operands.kv
+    assert kv is not None  # noqa: S101 - the caller has looked
+    scales = {int(n[1]): pair for name, pair in operands.kv_scales.items() if (n := _LAYER.search(name))}
+
+    def store(layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
+        k, v = (np.float32(scale) for scale in scales.get(layer, (1.0, 1.0)))
+        return rounded(kv, keys / k) * k, rounded(kv, values / v) * v
+
+    return store
+
+
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 def rounded(number_format: Format, values: Array) -> Array:

@@ -9,7 +9,7 @@ from halve.checkpoint import manifest
 from halve.checkpoint.base import FLOATS, Checkpoint
 from halve.checkpoint.hf import HfCheckpoint
 from halve.checkpoint.source import open_checkpoint
-from halve.layouts.base import Stored, module
+from halve.layouts.base import Stored, kv_scales, module
 from halve.models.linear import why_kept
 from halve.schemes import Scheme
 
@@ -33,6 +33,7 @@ class Subject:
     bytes: int  # of the weight files
     bpw: float | None  # bits per weight of linear layers, scales included; None: a GGUF file, whose blocks are decoded
     quantized: dict[str, Quantized]  # by module
+    kv_scales: dict[str, tuple[float, float]]  # of keys and of values, by attention module
 
     @property
     def label(self) -> str:
@@ -69,6 +70,7 @@ def _describe(checkpoint: Checkpoint) -> Subject:
             module(name): Quantized(weight.scheme, weight.shape[1], layout.input_scale(checkpoint, weight))
             for name, weight in stored.items()
         },
+        kv_scales=kv_scales(checkpoint),
     )
 
 

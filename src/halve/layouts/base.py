@@ -1,6 +1,7 @@
 """What a layout is: names, byte order, stored scale types and config of quantized weights on disk. Nothing else."""
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +11,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from halve.checkpoint.base import DTYPES, Checkpoint, TensorInfo
+from halve.checkpoint.base import DTYPES, Checkpoint, TensorInfo, read_array
 from halve.checkpoint.hf import INDEX, SINGLE
 from halve.checkpoint.safetensors import ShardWriter, file_bytes
-from halve.errors import CheckpointError
+from halve.errors import CheckpointError, UnsupportedError
 from halve.schemes import Block, Scheme
 from halve.schemes.qtensor import QTensor
 
@@ -57,6 +58,7 @@ class Contents:
     auxiliary: dict[str, bytes]  # tokenizer files and the like
     quantized: dict[str, Scheme]  # module -> its scheme, bound
     kept: list[str]  # linear modules in 16 bits; the output head of a tied model is one of them
+    kv: bool = False  # whether keys and values are to be cached in FP8, under scales of their own
 
 
 class WeightFile(Protocol):
@@ -176,10 +178,34 @@ class Layout(ABC):
     def read(self, checkpoint: Checkpoint, stored: Stored, start: int, stop: int) -> QTensor:
         """Rows ``start..stop`` of a quantized weight; ``start`` is a multiple of 128."""
 
+    def kv_entries(self, attention: str) -> list[TensorInfo]:
+        """The tensors that hold the scales of the keys and of the values of a module. Raises UnsupportedError."""
+        raise UnsupportedError(
+            f"layout {self.name} has no place for the scales of keys and values ({attention})",
+            hint="use --layout compressed-tensors or modelopt, or leave out --kv",
+        )
+
     def input_scale(self, checkpoint: Checkpoint, stored: Stored) -> float | None:
         """The scale of the inputs of ``stored`` where the checkpoint has one."""
         del checkpoint, stored
         return None
+
+
+_KV_SCALE = re.compile(r"(.+?)(?:\.[kv]_proj)?\.([kv])_scale")
+
+
+def is_kv_scale(tensor: str) -> bool:
+    """Whether ``tensor`` is the scale of the keys or of the values of an attention module."""
+    return _KV_SCALE.fullmatch(tensor) is not None
+
+
+def kv_scales(checkpoint: Checkpoint) -> dict[str, tuple[float, float]]:
+    """The scales of the keys and of the values by attention module, as every layout names them."""
+    found: dict[str, dict[str, float]] = {}
+    for match in filter(None, map(_KV_SCALE.fullmatch, checkpoint.tensors)):
+        value = read_array(checkpoint, match[0]).astype(np.float32).reshape(-1)
+        found.setdefault(match[1], {})[match[2]] = float(value[0]) if value.size else 1.0
+    return {attention: (scales["k"], scales["v"]) for attention, scales in found.items() if len(scales) == 2}
 
 
 def with_scale(scheme: Scheme, scale: str) -> Scheme:

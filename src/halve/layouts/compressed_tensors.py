@@ -64,6 +64,7 @@ _CODES = {  # (element, scale; "float" for FP32, BF16 and FP16)
     ("uint4", "float"): _PACKED_INT,
     ("uint8", "float"): _PACKED_INT,
 }
+_KV = Block(element="fp8_e4m3", block_size="tensor")
 _ENGINES = ("vLLM 0.32", "transformers 5.17")
 
 
@@ -165,10 +166,14 @@ class CompressedTensors(Layout):
                 "format": kinds.pop() if len(kinds) == 1 else "mixed-precision",
                 "quantization_status": "compressed",
                 "ignore": contents.kept,
-                "kv_cache_scheme": None,
+                "kv_cache_scheme": _args(_KV, "tensor", dynamic=False) if contents.kv else None,
                 "config_groups": groups,
             }
         }
+
+    def kv_entries(self, attention: str) -> list[TensorInfo]:
+        """``k_scale`` and ``v_scale``."""
+        return [TensorInfo(f"{attention}.{which}_scale", "F32", (1,)) for which in "kv"]
 
     def detect(self, checkpoint: Checkpoint) -> bool:
         """By ``quant_method``."""

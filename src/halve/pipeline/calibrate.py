@@ -120,13 +120,17 @@ def calibrate(
         states = [loader.embed(passage.tokens) for passage in cut]
         columns = _columns(loader)
         facts = statistics.Facts(statistics.fingerprint(checkpoint), sum(map(len, states)), window, _told(cut))
-        file = statistics.writer(out, columns, facts, hessians=hessians)
+        attentions = dict.fromkeys(group.rpartition(".")[0] for group in columns if group.endswith(".qkv_proj"))
+        file = statistics.writer(out, statistics.entries(columns, attentions, hessians=hessians), facts)
         try:
             for index in range(loader.depth):
                 if progress is not None:
                     progress("calibrating", index, loader.depth)
-                for group, moments in _layer(loader.layer(index, threads), states, hessian=hessians).items():
-                    statistics.put(file, group, moments.statistics())
+                moments, kv_amax = _layer(loader.layer(index, threads), states, hessian=hessians)
+                for group, of_inputs in moments.items():
+                    statistics.put(file, group, of_inputs.statistics())
+                for attention, amax in kv_amax.items():
+                    file.write(f"{attention}.kv_amax", 0, amax.data)
             file.finish()
         except BaseException:
             file.discard()
@@ -164,8 +168,11 @@ def _columns(loader: Loader) -> dict[str, int]:
     }
 
 
-def _layer(model: Model, states: list[Array], *, hessian: bool) -> dict[str, _Moments]:
-    """Run one decoder layer over all ``states``, which become its outputs; moments of its fused groups."""
+def _layer(model: Model, states: list[Array], *, hessian: bool) -> tuple[dict[str, _Moments], dict[str, Array]]:
+    """Run one decoder layer over all ``states``, which become its outputs.
+
+    Moments of the inputs of its fused groups, and the largest key and value of its attention.
+    """
     owners: dict[str, tuple[str, int]] = {}
     for name, linear in model.linears.items():
         owners.setdefault(fused_group(name), (name, linear.weight.shape[1]))
@@ -177,7 +184,13 @@ def _layer(model: Model, states: list[Array], *, hessian: bool) -> dict[str, _Mo
         if name in first:
             first[name].add(inputs)
 
-    model.observe = observe
+    kv_amax: dict[str, Array] = {}
+
+    def observe_kv(name: str, keys: Array, values: Array) -> None:
+        amax = np.array([np.abs(keys).max(), np.abs(values).max()], np.float32)
+        kv_amax[name] = np.maximum(kv_amax.get(name, amax), amax)
+
+    model.observe, model.observe_kv = observe, observe_kv
     for index, state in enumerate(states):
         states[index] = model.decode(state)
-    return moments
+    return moments, kv_amax

@@ -19,7 +19,7 @@ from halve.checkpoint.source import open_checkpoint
 from halve.codecs import reference
 from halve.errors import FormatError, UnsupportedError
 from halve.evaluate.sqnr import Sqnr
-from halve.layouts.base import Layout, Stored, module
+from halve.layouts.base import Layout, Stored, is_kv_scale, kv_scales, module
 from halve.models.fused import fused_group
 from halve.models.linear import why_kept
 from halve.pipeline.bands import content_hash, read_bands
@@ -148,8 +148,11 @@ def _plan(checkpoint: Checkpoint, stored: Mapping[str, Stored], target: Layout) 
     owner = {entry: weight for weight in stored.values() for entry in weight.entries}
     dtype = _dtype(checkpoint, owner)
     tensors: dict[str, TensorPlan] = {}
+    kv = kv_scales(checkpoint)
     for name, info in checkpoint.tensors.items():
         weight = owner.get(name)
+        if kv and is_kv_scale(name):
+            continue
         if weight is None:
             tensors[name] = _kept(target, info, "not quantized in the source")
         elif weight.name not in tensors:
@@ -158,7 +161,9 @@ def _plan(checkpoint: Checkpoint, stored: Mapping[str, Stored], target: Layout) 
     used = Counter(t.scheme for t in planned if t.scheme)
     main = used.most_common(1)[0][0]
     recipe = Recipe(scheme=main.name or main.weight.element, layout=target.name)
-    return assemble(checkpoint, main, recipe, planned)
+    for attention in kv:
+        target.kv_entries(attention)
+    return replace(assemble(checkpoint, main, recipe, planned), kv=kv)
 
 
 def _dtype(checkpoint: Checkpoint, owner: Mapping[str, Stored]) -> str:

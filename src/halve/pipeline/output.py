@@ -9,9 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from halve.checkpoint import manifest
+from halve.checkpoint.base import DTYPES
 from halve.checkpoint.safetensors import ShardWriter
 from halve.errors import OutputError
 from halve.layouts.base import WeightFile, as_bytes
@@ -95,6 +97,9 @@ class Output:
 
     def finish(self, job: Plan, source: dict[str, Any], card: str) -> None:
         """Rename the weight files, write what stands beside them, the model card, and the manifest of all but it."""
+        for attention, scales in job.kv.items():
+            for entry, scale in zip(job.layout.kv_entries(attention), scales, strict=True):
+                self.append({entry.name: np.array(scale, DTYPES[entry.dtype])})
         for file in self._files:
             file.finish()
         files = job.layout.files(job.contents) | job.layout.index(self._files)

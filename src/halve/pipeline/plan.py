@@ -1,8 +1,8 @@
 """What a job will do to every tensor, decided and sized before any weight is read."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, ClassVar, Literal
 
@@ -50,6 +50,7 @@ class Plan:
     config: dict[str, Any]  # the source's config.json, without its quantization_config
     auxiliary: dict[str, bytes]  # tokenizer files and the like
     warnings: tuple[str, ...]
+    kv: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # attention -> scales of keys and of values
 
     @property
     def layout(self) -> Layout:
@@ -83,7 +84,7 @@ class Plan:
     def contents(self) -> Contents:
         """What the layout is told of the model."""
         quantized = {module(t.source.name): t.scheme for t in self.quantized if t.scheme}
-        return Contents(self.config, self.auxiliary, quantized, self._kept_modules())
+        return Contents(self.config, self.auxiliary, quantized, self._kept_modules(), kv=bool(self.kv))
 
     def file_bytes(self, shard_bytes: int = SHARD_BYTES) -> int:
         """Bytes of the weight files, headers included: exact."""
@@ -91,7 +92,9 @@ class Plan:
 
     def shard_entries(self, shard_bytes: int) -> list[list[TensorInfo]]:
         """The tensors of each file."""
-        return [[entry for tensor in shard for entry in tensor.entries] for shard in self.shards(shard_bytes)]
+        shards = [[entry for tensor in shard for entry in tensor.entries] for shard in self.shards(shard_bytes)]
+        shards[-1] += [entry for attention in self.kv for entry in self.layout.kv_entries(attention)]
+        return shards
 
     def shards(self, shard_bytes: int = SHARD_BYTES) -> list[list[TensorPlan]]:
         """Tensors split into files of at most ``shard_bytes`` where a single tensor allows it, in source order."""

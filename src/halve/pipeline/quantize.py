@@ -12,6 +12,7 @@ from halve import algorithms, layouts, schemes
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import OutputError, UnsupportedError
+from halve.evaluate.operands import KV_FORMATS, static_scale
 from halve.pipeline.budget import Budget
 from halve.pipeline.budget import overrides as overrides_within
 from halve.pipeline.calibrate import calibrate as gather
@@ -23,6 +24,7 @@ from halve.pipeline.progress import ProgressCallback
 from halve.pipeline.quantizing import QuantizeResult, Quantizing, nonfinite
 from halve.pipeline.smoothing import fold
 from halve.pipeline.statistics import StatisticsFile
+from halve.schemes import Block
 from halve.schemes.quantize import ScaleRule, check_rule
 from halve.schemes.recipe import OnNonfinite, Recipe
 
@@ -39,6 +41,7 @@ def make_plan(
     algorithm: str | None = None,
     statistics: StatisticsFile | None = None,
     transforms: Iterable[str] = (),
+    kv: str | None = None,
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
     overrides: Iterable[tuple[str, str]] = (),
@@ -64,6 +67,7 @@ def make_plan(
         algorithm=chosen.name,
         statistics="" if statistics is None else statistics.sha256,
         transforms=tuple(transforms),
+        kv=kv or "",
         ignore=tuple(ignore),
         include=tuple(include),
         overrides=tuple(overrides),
@@ -76,7 +80,24 @@ def make_plan(
             f"{checkpoint.path} is already quantized ({method})",
             hint="start from the 16- or 32-bit original, or requantize it with `halve convert --scheme`",
         )
-    return plan(checkpoint, recipe)
+    job = plan(checkpoint, recipe)
+    return replace(job, kv=_kv_scales(kv, job, statistics)) if kv else job
+
+
+def _kv_scales(kv: str, job: Plan, statistics: StatisticsFile | None) -> dict[str, tuple[float, float]]:
+    """The scales under which keys and values fill FP8. Raises UnsupportedError where they cannot be known or stored."""
+    if kv not in KV_FORMATS:
+        raise UnsupportedError(f"no engine stores keys and values as {kv!r}", hint=f"known: {', '.join(KV_FORMATS)}")
+    amax = {} if statistics is None else statistics.kv_amax()
+    if not amax:
+        raise UnsupportedError(
+            "scales of keys and values need the statistics of activations",
+            hint="add --calibrate builtin, or --stats with a file of `halve calibrate`",
+        )
+    block = Block(element=KV_FORMATS[kv], block_size="tensor")
+    for attention in amax:
+        job.layout.kv_entries(attention)
+    return {a: (static_scale(block, keys), static_scale(block, values)) for a, (keys, values) in amax.items()}
 
 
 def planned(source: str | Path, scheme: str, *, stats: str | Path | None = None, **choices: Any) -> Plan:
@@ -100,6 +121,7 @@ def quantize(
     stats: str | Path | None = None,
     calibrate: Sequence[str] = (),
     transforms: Iterable[str] = (),
+    kv: str | None = None,
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
     overrides: Iterable[tuple[str, str]] = (),
@@ -122,6 +144,8 @@ def quantize(
     activations get their scales. ``algorithm="auto"``, the default with Hessians, quantizes with hessian_diag and with
     gptq and keeps what loses less on held-out text. ``transforms`` rewrite the model exactly, beforehand.
 
+    ``kv="fp8"`` adds the scales under which engines cache keys and values in FP8.
+
     ``budget`` mixes ``scheme`` with the schemes ``allow``, by layer, so that the result is no larger and loses least.
 
     ``progress`` is called with a `Progress`, never from two threads at once. The bytes written do not depend on
@@ -141,6 +165,7 @@ def quantize(
             "layout": layout,
             "rule": rule,
             "transforms": tuple(transforms),
+            "kv": kv,
             "ignore": tuple(ignore),
             "include": tuple(include),
             "overrides": tuple(overrides),

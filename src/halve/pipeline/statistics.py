@@ -2,13 +2,14 @@
 
 A safetensors file. Of every fused group G of linear layers, which have one input x, it holds ``G.mean_square`` F32
 [in], the mean of x^2 over all tokens, ``G.amax`` F32 [in], the largest |x|, and, if asked for, ``G.hessian`` F32
-[in, in], the mean of x x^T. ``M.gradient_square`` F32 [out] of a layer M is what a backward pass adds, which
-`halve calibrate` does not run (extras/torch_stats.py does). Its metadata say which model read which texts.
+[in, in], the mean of x x^T; of every attention A ``A.kv_amax`` F32 [2], its largest key and value. A backward pass adds
+``M.gradient_square`` F32 [out] of every layer M; `halve calibrate` runs none, extras/torch_stats.py does. The metadata
+say which model read which texts.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -58,9 +59,9 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def entries(columns: Mapping[str, int], *, hessians: bool) -> list[TensorInfo]:
-    """The tensors of a file for fused groups of so many inputs."""
-    found = []
+def entries(columns: Mapping[str, int], attentions: Iterable[str], *, hessians: bool) -> list[TensorInfo]:
+    """The tensors of a file for fused groups of so many inputs, and for attentions."""
+    found = [TensorInfo(f"{attention}.kv_amax", "F32", (2,)) for attention in attentions]
     for group, size in columns.items():
         found += [TensorInfo(f"{group}.mean_square", "F32", (size,)), TensorInfo(f"{group}.amax", "F32", (size,))]
         if hessians:
@@ -68,9 +69,9 @@ def entries(columns: Mapping[str, int], *, hessians: bool) -> list[TensorInfo]:
     return found
 
 
-def writer(path: Path, columns: Mapping[str, int], facts: Facts, *, hessians: bool) -> ShardWriter:
-    """A file to be filled with `put`. Raises OutputError as `ShardWriter` does."""
-    return ShardWriter(path, entries(columns, hessians=hessians), {KIND: json.dumps(asdict(facts))})
+def writer(path: Path, wanted: Sequence[TensorInfo], facts: Facts) -> ShardWriter:
+    """A file of the `entries` ``wanted``, to be filled. Raises OutputError as `ShardWriter` does."""
+    return ShardWriter(path, wanted, {KIND: json.dumps(asdict(facts))})
 
 
 def put(file: ShardWriter, group: str, statistics: Statistics) -> None:
@@ -99,7 +100,8 @@ class StatisticsFile:
     @property
     def hessians(self) -> bool:
         """Whether it holds every group's Hessian."""
-        return all(f"{group}.hessian" in self._tensors for group in self._groups)
+        inputs = {name.rpartition(".")[0] for name in self._tensors if name.endswith(".mean_square")}
+        return all(f"{group}.hessian" in self._tensors for group in inputs)
 
     @property
     def sha256(self) -> str:
@@ -132,6 +134,12 @@ class StatisticsFile:
             hessian=self._read(f"{group}.hessian", (columns, columns)),
             count=self.facts.tokens,
         )
+
+    def kv_amax(self) -> dict[str, tuple[float, float]]:
+        """The largest key and the largest value of every attention; empty where they were not gathered."""
+        names = [name for name in self._tensors if name.endswith(".kv_amax")]
+        found = {name.removesuffix(".kv_amax"): self._read(name, (2,)) for name in names}
+        return {name: (float(amax[0]), float(amax[1])) for name, amax in found.items() if amax is not None}
 
     def gradient_square(self, tensor: str, rows: int) -> NDArray[np.float32] | None:
         """How much each output of the layer with weight ``tensor`` [rows, in] matters to the model's loss.

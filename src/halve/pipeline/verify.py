@@ -22,7 +22,7 @@ from halve.checkpoint.source import open_checkpoint
 from halve.codecs.reference import value_table
 from halve.errors import CheckpointError, HalveError
 from halve.evaluate.sqnr import Sqnr
-from halve.layouts.base import Layout, Stored
+from halve.layouts.base import Layout, Stored, is_kv_scale
 from halve.pipeline.loss import TensorLoss
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.workers import Buffers, Cancelled, bands, run
@@ -250,7 +250,8 @@ class _Verification:
 
     def _names(self, stored: dict[str, Stored], kept: list[TensorInfo]) -> None:
         assert self.source is not None  # noqa: S101 - the caller has checked
-        for name in ({*stored} | {info.name for info in kept}) ^ self.source.tensors.keys():
+        added = {info.name for info in kept if is_kv_scale(info.name)} - self.source.tensors.keys()
+        for name in ({*stored} | {info.name for info in kept}) ^ self.source.tensors.keys() ^ added:
             place = "the source" if name in self.source.tensors else "the checkpoint"
             self._problem(name, f"only in {place}")
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-Store = Callable[[Array], Array]
+Store = Callable[[int, Array, Array], tuple[Array, Array]]
 
 _FIRST = 64  # positions; doubled as needed, up to the context
 
@@ -15,8 +15,8 @@ _FIRST = 64  # positions; doubled as needed, up to the context
 class KvCache:
     """One layer's keys and values after another, [kv_heads, positions, head_dim], keys after their rotation.
 
-    ``store``, where given, is applied to the new keys and to the new values [kv_heads, T, head_dim] as they are stored:
-    attention sees what it returns, for the current tokens too. ``tokens`` are those that it holds.
+    ``store``, where given, is applied to a layer's number, its new keys and its new values [kv_heads, T, head_dim] as
+    they are stored: attention sees what it returns, for the current tokens too. ``tokens`` are those that it holds.
     """
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, context: int, store: Store | None = None) -> None:
@@ -43,8 +43,8 @@ class KvCache:
             grown = np.empty((*pair.shape[:2], capacity, pair.shape[3]), np.float32)
             grown[:, :, :first] = pair[:, :, :first]
             self._pairs[layer] = pair = grown
-        for stored, new in zip(pair, (keys, values), strict=True):
-            stored[:, first:stop] = new if self._store is None else self._store(new)
+        for stored, new in zip(pair, self._store(layer, keys, values) if self._store else (keys, values), strict=True):
+            stored[:, first:stop] = new
         return pair[0, :, :stop], pair[1, :, :stop]
 
     def commit(self, tokens: Sequence[int]) -> None:

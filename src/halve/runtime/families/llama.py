@@ -124,6 +124,8 @@ class Llama(Model):
             q, k = self._normed(q, layer.q_norm), self._normed(k, layer.k_norm)
         queries, keys, values = rope.rotate(q, *angles), rope.rotate(k, *angles), v.swapaxes(0, 1)
         queries *= np.float32(self.geometry.head_dim**-0.5)
+        if self.observe_kv is not None:
+            self.observe_kv(f"{layer.name}.self_attn", keys, values)
         if cache is not None:
             keys, values = cache.extend(index, keys, values)
         return layer.o(attend(queries, keys, values, window=layer.window), self.observe)
