@@ -30,7 +30,7 @@ PAIRS = [
     (scheme, one, other)
     for scheme in SCHEMES
     for one, other in permutations([name for name in layouts.layouts() if name not in ("dense", EXPERTS_ONLY)], 2)
-    if holds(one, scheme) and holds(other, scheme)
+    if not SCHEMES[scheme].dense and holds(one, scheme) and holds(other, scheme)
 ]
 
 

@@ -9,7 +9,7 @@ from halve.checkpoint import manifest
 from halve.checkpoint.base import FLOATS, Checkpoint
 from halve.checkpoint.hf import HfCheckpoint
 from halve.checkpoint.source import open_checkpoint
-from halve.layouts.base import Stored, kv_scales, module
+from halve.layouts.base import Stored, kv_scales, module, owners
 from halve.models.linear import why_kept
 from halve.schemes import Scheme
 
@@ -84,7 +84,7 @@ def _width(checkpoint: Checkpoint, stored: dict[str, Stored]) -> tuple[str, floa
     tensors = checkpoint.tensors
     if stored:
         elements = Counter(weight.block.element for weight in stored.values())
-        nbytes = sum(tensors[entry].nbytes for weight in stored.values() for entry in weight.entries)
+        nbytes = sum(tensors[entry].nbytes for entry in owners(stored.values()))
         return elements.most_common(1)[0][0], 8 * nbytes / sum(rows * columns for rows, columns in _shapes(stored))
     linears = [info for name, info in tensors.items() if not why_kept(name, len(info.shape))] or list(tensors.values())
     dtypes = Counter(info.dtype for info in linears)

@@ -3,7 +3,7 @@
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -92,6 +92,7 @@ class Layout(ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     linear_only: ClassVar[bool] = True  # whether engines expect embeddings in 16 bits
+    model_types: ClassVar[tuple[str, ...]] = ()  # of config.json, where engines look for this layout in no other
 
     @abstractmethod
     def supports(self, scheme: Scheme) -> Support:
@@ -119,6 +120,11 @@ class Layout(ABC):
         belongs to the tensor as a whole comes with the first band. ``input_scale`` is the scale (a value) of static
         activations.
         """
+
+    def why_kept(self, info: TensorInfo) -> str:
+        """Why engines expect this linear weight in 16 bits in this layout; empty where they do not."""
+        del info
+        return ""
 
     def kept(self, info: TensorInfo) -> TensorInfo:
         """How a tensor that is not quantized is stored."""
@@ -189,6 +195,15 @@ class Layout(ABC):
         """The scale of the inputs of ``stored`` where the checkpoint has one."""
         del checkpoint, stored
         return None
+
+
+def owners(weights: Iterable[Stored]) -> dict[str, list[Stored]]:
+    """Which of ``weights`` lie in which entry: packed experts share theirs."""
+    found: dict[str, list[Stored]] = {}
+    for weight in weights:
+        for entry in weight.entries:
+            found.setdefault(entry, []).append(weight)
+    return found
 
 
 _KV_SCALE = re.compile(r"(.+?)(?:\.[kv]_proj)?\.([kv])_scale")

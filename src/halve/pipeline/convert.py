@@ -1,7 +1,7 @@
 """From one layout to another, keeping the codes: nothing is quantized again unless another scheme is asked for."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from html import escape
@@ -19,14 +19,15 @@ from halve.checkpoint.source import open_checkpoint
 from halve.codecs import reference
 from halve.errors import FormatError, UnsupportedError
 from halve.evaluate.sqnr import Sqnr
-from halve.layouts.base import Layout, Stored, is_kv_scale, kv_scales, module
+from halve.layouts.base import Layout, Stored, is_kv_scale, kv_scales, module, owners
 from halve.models.fused import fused_group
 from halve.models.linear import why_kept
+from halve.pipeline import card
 from halve.pipeline.bands import content_hash, read_bands
 from halve.pipeline.dequantized import Dequantized
 from halve.pipeline.loss import TensorLoss
 from halve.pipeline.output import Output
-from halve.pipeline.plan import SHARD_BYTES, Plan, TensorPlan, assemble
+from halve.pipeline.plan import SHARD_BYTES, Plan, TensorPlan, able_layouts, assemble, check_model
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.quantize import quantize
 from halve.pipeline.workers import Buffers, Cancelled, bands, run
@@ -145,18 +146,19 @@ def convert(
 
 def _plan(checkpoint: Checkpoint, stored: Mapping[str, Stored], target: Layout) -> Plan:
     """What becomes of each tensor. Raises UnsupportedError where ``target`` cannot hold one."""
-    owner = {entry: weight for weight in stored.values() for entry in weight.entries}
-    dtype = _dtype(checkpoint, owner)
+    check_model(checkpoint, target)
+    owned = owners(stored.values())
+    dtype = _dtype(checkpoint, owned)
     tensors: dict[str, TensorPlan] = {}
     kv = kv_scales(checkpoint)
     for name, info in checkpoint.tensors.items():
-        weight = owner.get(name)
         if kv and is_kv_scale(name):
             continue
-        if weight is None:
+        if name not in owned:
             tensors[name] = _kept(target, info, "not quantized in the source")
-        elif weight.name not in tensors:
-            tensors[weight.name] = _converted(target, weight, dtype)
+        for weight in owned.get(name, ()):
+            if weight.name not in tensors:
+                tensors[weight.name] = _converted(checkpoint, target, weight, dtype)
     planned = tuple(tensors.values())
     used = Counter(t.scheme for t in planned if t.scheme)
     main = used.most_common(1)[0][0]
@@ -166,9 +168,9 @@ def _plan(checkpoint: Checkpoint, stored: Mapping[str, Stored], target: Layout) 
     return replace(assemble(checkpoint, main, recipe, planned), kv=kv)
 
 
-def _dtype(checkpoint: Checkpoint, owner: Mapping[str, Stored]) -> str:
+def _dtype(checkpoint: Checkpoint, owned: Collection[str]) -> str:
     """The model's own type: what most of its plain tensors have."""
-    plain = [info.dtype for name, info in checkpoint.tensors.items() if name not in owner and info.dtype in FLOATS]
+    plain = [info.dtype for name, info in checkpoint.tensors.items() if name not in owned and info.dtype in FLOATS]
     return Counter(plain).most_common(1)[0][0] if plain else "BF16"
 
 
@@ -176,14 +178,14 @@ def _kept(target: Layout, info: TensorInfo, why: str) -> TensorPlan:
     return TensorPlan(info, None, why, module(info.name), (target.kept(info),))
 
 
-def _converted(target: Layout, weight: Stored, dtype: str) -> TensorPlan:
+def _converted(checkpoint: Checkpoint, target: Layout, weight: Stored, dtype: str) -> TensorPlan:
     info = TensorInfo(weight.name, dtype, weight.shape)
     why = why_kept(weight.name, 2)
     if why and target.linear_only:
         return _kept(target, info, f"dequantized: {why}")
     scheme = target.bind(weight.scheme, dtype)
     if refused := target.supports(scheme).refused:
-        able = [other.name for other in layouts.layouts().values() if not other.supports(weight.scheme).refused]
+        able = able_layouts(weight.scheme, checkpoint)
         raise UnsupportedError(
             f"layout {target.name} cannot hold {weight.name} ({weight.scheme.name or weight.block}): {refused}",
             hint=f"use --layout {' or '.join(able)}, or name a scheme that it holds with --scheme to quantize again",
@@ -212,9 +214,19 @@ class _Converting:
     def run(self, shard_bytes: int, threads: int | None, began: float) -> ConvertResult:
         self.output.open(self.job, shard_bytes)
         done = run(self._tensor, self.job.tensors, threads)
-        name, digest = self.checkpoint.path.resolve().name, content_hash(self.checkpoint, threads)
-        self.output.finish(self.job, {"name": name, "sha256": digest}, card="")
         changed = [loss for loss in done if loss and not isinf(loss.sqnr_db)]
+        self.output.finish_weights(self.job)
+        origin = card.origin(self.checkpoint.path, content_hash(self.checkpoint, threads))
+        facts = card.facts_of(
+            self.job,
+            origin,
+            weight_files=self.output.weight_files,
+            nbytes=self.output.nbytes,
+            losses=changed,
+            warnings=self.job.warnings,
+            converted=self.origin.name,
+        )
+        self.output.finish(self.job, {"name": origin.spec, "sha256": origin.sha256}, card.render(facts))
         return ConvertResult(
             path=self.output.path,
             source_layout=self.origin.name,

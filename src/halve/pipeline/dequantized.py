@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from halve.checkpoint.base import Checkpoint, TensorInfo
-from halve.layouts.base import Layout, as_bytes
+from halve.layouts.base import Layout, as_bytes, owners
 from halve.pipeline.workers import BAND_ROWS
 from halve.schemes.quantize import dequantize
 
@@ -28,12 +28,12 @@ class Dequantized:
         self.checkpoint = checkpoint
         self.layout = layout
         self.weights = layout.open(checkpoint)
-        owner = {entry: stored for stored in self.weights.values() for entry in stored.entries}
+        owned = owners(self.weights.values())
         tensors: dict[str, TensorInfo] = {}
         for name, info in checkpoint.tensors.items():
-            if (stored := owner.get(name)) is None:
+            if name not in owned:
                 tensors[name] = info
-            else:
+            for stored in owned.get(name, ()):
                 tensors.setdefault(stored.name, TensorInfo(stored.name, "F32", stored.shape))
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
 

@@ -20,7 +20,7 @@ from halve.models.linear import why_kept
 from halve.pipeline import workers
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.workers import Buffers, Cancelled, run
-from halve.schemes import Block, Scheme
+from halve.schemes import Scheme
 from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import dequantize
 
@@ -87,12 +87,8 @@ def _listed(
 
 def _called(scheme: Scheme) -> str:
     """The name of ``scheme``, or what it is."""
-    return scheme.name or f"{scheme.weight.element} {_blocks(scheme.weight)}"
-
-
-def _blocks(block: Block) -> str:
-    size = block.block_size
-    return f"({block.scale} a {'x'.join(map(str, size)) if isinstance(size, tuple) else size})"
+    size = scheme.weight.block_size
+    return scheme.name or f"{scheme.weight.element} per {'x'.join(map(str, size)) if isinstance(size, tuple) else size}"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

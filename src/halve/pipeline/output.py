@@ -95,13 +95,21 @@ class Output:
             stream.file.write(name, stream.offset, data)
             stream.offset += len(data)
 
-    def finish(self, job: Plan, source: dict[str, Any], card: str) -> None:
-        """Rename the weight files, write what stands beside them, the model card, and the manifest of all but it."""
+    def finish_weights(self, job: Plan) -> None:
+        """Complete the weight files and give them their names."""
         for attention, scales in job.kv.items():
             for entry, scale in zip(job.layout.kv_entries(attention), scales, strict=True):
                 self.append({entry.name: np.array(scale, DTYPES[entry.dtype])})
         for file in self._files:
             file.finish()
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        """Names of the weight files."""
+        return tuple(file.path.name for file in self._files)
+
+    def finish(self, job: Plan, source: dict[str, Any], card: str) -> None:
+        """Write what stands beside the weights, the model card, and the manifest of all but the card."""
         files = job.layout.files(job.contents) | job.layout.index(self._files)
         for name, content in files.items():
             self._put(name, content)
@@ -119,8 +127,7 @@ class Output:
             },
             not_finite=[tensor.source.name for tensor in job.tensors if tensor.why == NOT_FINITE],
         )
-        if card:
-            self._put(CARD, card.encode())
+        self._put(CARD, card.encode())
         self._put(manifest.NAME, facts.serialised())
         (self.path / LOCK).unlink()
 

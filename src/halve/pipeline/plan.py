@@ -196,11 +196,12 @@ def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     names = [recipe.scheme, *(name for _, name in recipe.overrides)]
     used = {name: schemes.get(name) for name in names}
     for scheme in used.values():
-        check_scheme(scheme, layout, calibrated=bool(recipe.statistics))
+        check_scheme(scheme, layout, checkpoint, calibrated=bool(recipe.statistics))
+    check_model(checkpoint, layout)
     _check_overrides(used)
     _check_patterns(recipe, checkpoint)
     main = used[recipe.scheme]
-    kept = {name: _why(info, main, recipe) for name, info in checkpoint.tensors.items()}
+    kept = {name: _why(info, main, recipe) or layout.why_kept(info) for name, info in checkpoint.tensors.items()}
     weights: dict[str, list[TensorInfo]] = {name: [] for name in used}
     for name, why in kept.items():
         if not why:
@@ -257,7 +258,27 @@ def _bound(scheme: Scheme, weights: list[TensorInfo], layout: Layout) -> Scheme:
     return layout.bind(scheme.fitted([w.columns for w in weights]), _common_dtype(weights))
 
 
-def check_scheme(scheme: Scheme, layout: Layout, *, calibrated: bool) -> None:
+def able_layouts(scheme: Scheme, checkpoint: Checkpoint) -> list[str]:
+    """Layouts that hold ``scheme`` for such a model."""
+    model_type = checkpoint.config.get("model_type")
+    return [
+        layout.name
+        for layout in layouts.layouts().values()
+        if not layout.supports(scheme).refused and (not layout.model_types or model_type in layout.model_types)
+    ]
+
+
+def check_model(checkpoint: Checkpoint, layout: Layout) -> None:
+    """Raise UnsupportedError where engines do not look for ``layout`` in such a model."""
+    model_type = checkpoint.config.get("model_type")
+    if layout.model_types and model_type not in layout.model_types:
+        raise UnsupportedError(
+            f"layout {layout.name} is for {' and '.join(layout.model_types)} only; {checkpoint.path} is {model_type}",
+            hint="name another layout; `halve schemes` lists them",
+        )
+
+
+def check_scheme(scheme: Scheme, layout: Layout, checkpoint: Checkpoint, *, calibrated: bool) -> None:
     """Raise UnsupportedError for a scheme that ``layout`` cannot hold, or that needs statistics which are not there."""
     if scheme.needs_calibration and not calibrated:
         others = [s.name for s in schemes.SCHEMES.values() if s.weight == scheme.weight and not s.needs_calibration]
@@ -266,7 +287,7 @@ def check_scheme(scheme: Scheme, layout: Layout, *, calibrated: bool) -> None:
             hint=f"add --calibrate builtin, or --stats FILE of `halve calibrate`; {' and '.join(others)} need none",
         )
     if reason := layout.supports(scheme).refused:
-        able = [other.name for other in layouts.layouts().values() if not other.supports(scheme).refused]
+        able = able_layouts(scheme, checkpoint)
         hint = f"use --layout {' or '.join(able)}" if able else "no layout holds this scheme yet"
         raise UnsupportedError(f"layout {layout.name} cannot hold {scheme.name}: {reason}", hint=hint)
 

@@ -174,7 +174,7 @@ def quantize(
         check_free(out)
         if calibrate:
             row = schemes.get(scheme)
-            check_scheme(row, layouts.get(layout or default_layout(row)), calibrated=True)
+            check_scheme(row, layouts.get(layout or default_layout(row)), checkpoint, calibrated=True)
             stats = _scratch(stack, out) / "statistics.safetensors"
             gather(checkpoint, stats, texts=calibrate, hessians=algorithm in (None, AUTO, "gptq"), threads=threads)
         statistics = None if stats is None else StatisticsFile(Path(stats))

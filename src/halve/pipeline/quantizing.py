@@ -22,6 +22,7 @@ from halve.checkpoint.base import Checkpoint
 from halve.errors import FormatError, HalveError
 from halve.evaluate.sqnr import Sqnr
 from halve.layouts.base import as_bytes
+from halve.pipeline import card
 from halve.pipeline.bands import content_hash, read_bands
 from halve.pipeline.calibration import Calibration
 from halve.pipeline.folded import Folded
@@ -144,15 +145,27 @@ class Quantizing:
             digest = manifest.content_hash(self.source.tensors, hashes)
         else:
             digest = content_hash(self.source, threads)
-        self.output.finish(self.job, {"name": self.source.path.resolve().name, "sha256": digest}, card="")
+        losses = tuple(loss for t in self.job.tensors if (loss := done[t.source.name].loss))
+        warnings = (*self.job.warnings, *self._uncalibrated(done.values()))
+        self.output.finish_weights(self.job)
+        origin = card.origin(self.source.path, digest)
+        facts = card.facts_of(
+            self.job,
+            origin,
+            weight_files=self.output.weight_files,
+            nbytes=self.output.nbytes,
+            losses=losses,
+            warnings=warnings,
+        )
+        self.output.finish(self.job, {"name": origin.spec, "sha256": digest}, card.render(facts))
         return QuantizeResult(
             path=self.output.path,
             plan=self.job,
             bytes=self.output.nbytes,
             source_bytes=sum(t.source.nbytes for t in self.job.tensors),
             seconds=perf_counter() - began,
-            losses=tuple(loss for t in self.job.tensors if (loss := done[t.source.name].loss)),
-            warnings=(*self.job.warnings, *self._uncalibrated(done.values())),
+            losses=losses,
+            warnings=warnings,
         )
 
     def _uncalibrated(self, done: Iterable[_Done]) -> Iterator[str]:

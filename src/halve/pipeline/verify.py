@@ -22,7 +22,7 @@ from halve.checkpoint.source import open_checkpoint
 from halve.codecs.reference import value_table
 from halve.errors import CheckpointError, HalveError
 from halve.evaluate.sqnr import Sqnr
-from halve.layouts.base import Layout, Stored, is_kv_scale
+from halve.layouts.base import Layout, Stored, is_kv_scale, owners
 from halve.pipeline.loss import TensorLoss
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.workers import Buffers, Cancelled, bands, run
@@ -159,7 +159,7 @@ class _Verification:
         except CheckpointError as error:
             self._problem("config.json", str(error))
             stored = {}
-        owned = {entry for weight in stored.values() for entry in weight.entries}
+        owned = owners(stored.values())
         kept = [info for name, info in checkpoint.tensors.items() if name not in owned]
         scheme = schemes.SCHEMES.get(written.scheme.get("name", "")) if written else None
         if self.source is not None:
@@ -169,7 +169,7 @@ class _Verification:
         def check(job: Stored | TensorInfo, stop: Event) -> TensorLoss | None:
             if isinstance(job, Stored):
                 loss = self._quantized(layout, job, stop)
-                names = job.entries
+                names = tuple(entry for entry in job.entries if owned[entry][0] is job)  # experts share theirs
             else:
                 loss = self._kept(job, written, scheme, stop)
                 names = (job.name,)
