@@ -14,7 +14,9 @@ from halve.errors import HalveError
 if TYPE_CHECKING:
     from halve.codecs.cast import cast
     from halve.evaluate.evaluator import evaluate
+    from halve.pipeline.calibrate import calibrate
     from halve.pipeline.convert import convert
+    from halve.pipeline.inspect import inspect
     from halve.pipeline.quantize import quantize
     from halve.pipeline.verify import verify
     from halve.runtime.load import load
@@ -26,12 +28,26 @@ if os.environ.get("HALVE_REQUIRE_NATIVE", "0") not in ("", "0"):
         raise ImportError(f"HALVE_REQUIRE_NATIVE is set, and halve's native module cannot be used: {error}") from None
 
 __version__ = "0.1.0"
-__all__ = ["HalveError", "__version__", "cast", "convert", "evaluate", "formats", "load", "quantize", "verify"]
+__all__ = [
+    "HalveError",
+    "__version__",
+    "calibrate",
+    "cast",
+    "convert",
+    "evaluate",
+    "formats",
+    "inspect",
+    "load",
+    "quantize",
+    "verify",
+]
 
 _LAZY = {
+    "calibrate": "halve.pipeline.calibrate",
     "cast": "halve.codecs.cast",
     "convert": "halve.pipeline.convert",
     "evaluate": "halve.evaluate.evaluator",
+    "inspect": "halve.pipeline.inspect",
     "load": "halve.runtime.load",
     "quantize": "halve.pipeline.quantize",
     "verify": "halve.pipeline.verify",

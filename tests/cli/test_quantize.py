@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from halve.cli.main import cli
-from tiny import gguf_models, llama
+from tiny import llama
 
 
 def halve(*arguments):
@@ -125,12 +125,3 @@ def test_help_shows_no_control_characters(command):
     shown = halve(command, "--help").stdout
     assert "\\b" not in shown
     assert "\b" not in shown
-
-
-def test_inspect_shows_how_a_gguf_file_stores_its_blocks(tmp_path):
-    path = tmp_path / "tiny.gguf"
-    gguf_models.TinyModel(encoding="Q4_1").write(path)
-    found = json.loads(halve("inspect", path, "--json").stdout)
-    assert (found["layout"], found["element"]) == ("gguf", "Q4_1")
-    weight = next(t for t in found["tensors"] if t["name"].endswith("0.mlp.down_proj.weight"))
-    assert (weight["bpw"], weight["quantized"]) == (5.0, True)

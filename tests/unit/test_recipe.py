@@ -30,7 +30,8 @@ def test_overrides_as_a_mapping(tmp_path):
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "{", "scheme: 4", "scheme: fp8\nnonsense: 1", "scheme: fp8\nignore: x", "scheme: fp8\noverrides: [a]",
-     "scheme: fp8\noverrides: 3", "scheme: fp8\nlayout: 3", "scheme: fp8\non_nonfinite: maybe", "scheme: fp8\nignore: ['re:(']",
+     "scheme: fp8\noverrides: 3", "scheme: fp8\nlayout: 3", "scheme: fp8\non_nonfinite: maybe",
+     "scheme: fp8\nignore: ['re:(']",
      "a: &a [*a]"],
 )  # fmt: skip
 def test_what_is_no_recipe(tmp_path, content):

@@ -1,10 +1,7 @@
 """Reports: one file, nothing loaded, everything escaped, pictures that hold the measured figures."""
 
 import builtins
-import json
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from halve.evaluate.estimate import Estimate
 from halve.evaluate.evaluation import Evaluation, Loss, Sample, TextFacts
 from halve.evaluate.labels import Point, sides
 from halve.evaluate.layers import LayerLoss
+from tiny.page import Page
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'<b>"
 
@@ -62,47 +60,10 @@ MANY = [
 ]
 
 
-class Page(HTMLParser):
-    """Tags with their attributes, and text outside scripts."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.tags, self.text, self.scripts, self._inside = [], "", [], ""
-        self.feed(content)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag):
-        self._inside = ""
-
-    def handle_data(self, data):
-        if self._inside == "script":
-            self.scripts.append(data)
-        elif self._inside != "style":
-            self.text += data
-
-
-def plotted(page):
-    """Traces that the page plots, by the name of the picture."""
-    found = {}
-    for script in page.scripts:
-        if called := re.search(r'Plotly\.newPlot\(\s*"(\w+)",\s*(\[.*?\]),\s*(\{"template)', script, re.DOTALL):
-            found[called[1]] = json.loads(called[2])
-    return found
-
-
 def test_one_file_that_loads_nothing(tmp_path):
     report.write(tmp_path / "r.html", MANY)
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
-    page = Page((tmp_path / "r.html").read_text())
-    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
-    assert policy.startswith("default-src 'none'")
-    assert "http" not in policy
-    for tag, attrs in page.tags:
-        assert tag not in ("link", "img", "iframe", "object")
-        assert not {"src", "href"} & attrs.keys(), (tag, attrs)
+    assert Page((tmp_path / "r.html").read_text()).loads_nothing()
     assert len((tmp_path / "r.html").read_bytes()) < 6e6
 
 
@@ -117,7 +78,7 @@ def test_tables_hold_what_was_measured():
 
 
 def test_pictures_hold_what_was_measured():
-    drawn = plotted(Page(report.render(MANY)))
+    drawn = Page(report.render(MANY)).plotted
     assert drawn.keys() == {"cost", "layers", "numbers", "ranges"}
     weights = next(trace for trace in drawn["cost"] if trace.get("text") == ["fp8_dynamic", "nvfp4a16"])
     assert (weights["x"], weights["y"]) == ([163.0, 116.0], [0.02, 0.2])
@@ -134,12 +95,12 @@ def test_pictures_hold_what_was_measured():
 def test_what_is_equal_to_the_base_is_said_not_drawn():
     page = report.render(MANY)
     assert "exactly 0, below this axis: fp32" in page
-    assert "cost" in plotted(Page(report.render(MANY[:1])))
+    assert "cost" in Page(report.render(MANY[:1])).plotted
 
 
 def test_without_a_base_there_is_perplexity_only():
     page = Page(report.render([evaluation(base=False)]))
-    drawn = plotted(page)
+    drawn = page.plotted
     assert drawn.keys() == {"cost", "numbers", "ranges"}
     assert [trace["y"] for trace in drawn["cost"]] == [[12.2]]
     assert "KLD" not in page.text
@@ -171,19 +132,28 @@ def test_everything_is_escaped():
     assert "<img" not in hostile._repr_html_()
 
 
+def test_experts_share_a_row_which_shows_the_worst():
+    names = [f"model.layers.0.mlp.experts.{i}.up_proj" for i in range(3)]
+    found = evaluation(names=[*reversed(names), "model.layers.0.mlp.shared_expert.up_proj"])
+    (trace,) = Page(report.render([found])).plotted["layers"]
+    assert trace["y"] == ["*.up_proj", "shared_expert.up_proj"]
+    assert trace["z"] == [[22.0], [25.0]]
+    assert trace["customdata"][0][0].startswith(names[2])
+
+
 def test_names_that_no_heat_map_has_a_place_for():
-    drawn = plotted(Page(report.render([evaluation(names=["lm_head", "odd"])])))
+    drawn = Page(report.render([evaluation(names=["lm_head", "odd"])])).plotted
     assert "layers" not in drawn
     assert "odd" in report.render([evaluation(names=["lm_head", "odd"])])
 
 
 def test_formats_of_every_kind_are_drawn():
     found = replace(evaluation(), elements=("nf4", "int4", "fp32", "fp8_e4m3fnuz", "e8m0", "gguf"))
-    drawn = plotted(Page(report.render([found])))
+    drawn = Page(report.render([found])).plotted
     assert [trace["y"][0].strip() for trace in drawn["numbers"]] == ["nf4", "int4", "fp8_e4m3fnuz"]
     assert [len(trace["y"]) for trace in drawn["numbers"]] == [16, 16, 255]
     assert len(drawn["ranges"][0]["y"]) == 5
-    assert plotted(Page(report.render([replace(found, elements=("gguf",))]))).keys() == {"cost", "layers"}
+    assert Page(report.render([replace(found, elements=("gguf",))])).plotted.keys() == {"cost", "layers"}
 
 
 def test_without_plotly_the_extra_is_named(monkeypatch, tmp_path):

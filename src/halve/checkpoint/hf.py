@@ -62,6 +62,7 @@ _CONFIG_LIMIT = 16 << 20
 _INDEX_LIMIT = 64 << 20  # 200 000 tensors take 25 MB
 _AUXILIARY_LIMIT = 128 << 20  # the largest tokenizer.json in use takes 35 MB
 _MODELOPT = "hf_quant_config.json"
+_ELSEWHERE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # AutoGPTQ's and AutoAWQ's first folders
 _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|rng_state|scaler)\w*\.\w+")  # what trainers leave behind
 _SHARED_BLOBS = ".huggingface-shared-blobs"  # huggingface_hub 2 marks its store for all repositories with this file
 
@@ -119,12 +120,16 @@ class HfCheckpoint:
     def quantization(self) -> dict[str, Any] | None:
         """How the folder says its weights are quantized; None where they are not.
 
-        It is ``quantization_config`` of config.json, or ``quantization`` of ModelOpt's hf_quant_config.json.
+        It is ``quantization_config`` of config.json, or ``quantization`` of ModelOpt's hf_quant_config.json, or the
+        whole of a file of its own that the method has.
         """
         found: dict[str, Any] | None = self.config.get("quantization_config")
         if found is None and os.path.lexists(self.path / _MODELOPT):
             content = _json(inside(self.path, _MODELOPT), _CONFIG_LIMIT)
             found = content["quantization"] if isinstance(content.get("quantization"), dict) else content
+        for name, method in _ELSEWHERE.items():
+            if found is None and os.path.lexists(self.path / name):
+                found = {"quant_method": method} | _json(inside(self.path, name), _CONFIG_LIMIT)
         return found
 
     def read(self, name: str, start: int, stop: int, buffer: memoryview) -> memoryview:

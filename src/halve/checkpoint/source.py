@@ -4,7 +4,8 @@ from pathlib import Path
 
 from halve.checkpoint import hub
 from halve.checkpoint.base import Checkpoint
-from halve.checkpoint.hf import PICKLES, HfCheckpoint, refused_pickle
+from halve.checkpoint.gguf_checkpoint import GgufCheckpoint
+from halve.checkpoint.hf import CONFIG, PICKLES, HfCheckpoint, refused_pickle
 from halve.checkpoint.torch_file import SUFFIXES
 from halve.errors import CheckpointError
 
@@ -15,12 +16,13 @@ FILES = (".gguf", ".safetensors", *PICKLES)  # what ends so is a file that was m
 def open_checkpoint(spec: str | Path) -> Checkpoint:
     """Open a folder, a ``.gguf`` file, or ``org/name[@revision]`` of the Hugging Face hub, in this order.
 
-    Raises CheckpointError for what is none of these, or is damaged; UnsupportedError for a model of an unknown kind.
+    A folder without config.json that holds one ``.gguf`` file is that file. Raises CheckpointError for what is none of
+    these, or is damaged; UnsupportedError for a model of an unknown kind.
     """
     path = Path(spec)
     try:
         if path.is_dir():
-            return HfCheckpoint(path)
+            return _open_file(only) if (only := _only_gguf(path)) else HfCheckpoint(path)
         there = path.exists()
     except OSError as error:  # a name that is too long, a folder that may not be searched
         raise CheckpointError(f"{path}: {error.strerror}", hint=HINT) from error
@@ -32,11 +34,15 @@ def open_checkpoint(spec: str | Path) -> Checkpoint:
     return HfCheckpoint(hub.resolve(*repository))
 
 
+def _only_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a folder that holds one and no config.json."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() == ".gguf"]
+    return found[0] if len(found) == 1 and not (folder / CONFIG).exists() else None
+
+
 def _open_file(path: Path) -> Checkpoint:
     suffix = path.suffix.lower()
     if suffix == ".gguf":
-        from halve.checkpoint.gguf_checkpoint import GgufCheckpoint  # noqa: PLC0415 - brings tokenizers, which folders do not need
-
         return GgufCheckpoint(path)
     if suffix in (".safetensors", *SUFFIXES):
         raise CheckpointError(

@@ -12,7 +12,7 @@ from threading import Lock
 
 import numpy as np
 
-from halve.checkpoint import torch_archive, torch_pickle
+from halve.checkpoint import torch_archive, torch_emit, torch_pickle
 from halve.checkpoint.base import DTYPES, TensorInfo
 from halve.checkpoint.safetensors import Located
 from halve.checkpoint.storage import FileReader, FileWriter
@@ -194,7 +194,7 @@ def file_bytes(entries: Sequence[TensorInfo]) -> int:
 
 def _small(entries: Sequence[TensorInfo]) -> dict[str, bytes]:
     """The records that are not tensors."""
-    pickle = torch_pickle.dumps((entry, str(i)) for i, entry in enumerate(entries))
+    pickle = torch_emit.dumps((entry, str(i)) for i, entry in enumerate(entries))
     return {_PICKLE: pickle, "byteorder": b"little", "version": _VERSION}
 
 

@@ -1,4 +1,4 @@
-"""The pickle inside a torch checkpoint, read without running it, and written without torch.
+"""The pickle inside a torch checkpoint, read without running it.
 
 A pickle is a program for a stack machine, and some of its instructions call whatever Python function it names. Here
 they know a handful of names, which only describe a tensor: nothing is imported, nothing is called, and the result is
@@ -9,13 +9,13 @@ Specification: Lib/pickletools.py of CPython; torch's names: torch/_utils.py and
 """
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from halve.checkpoint.base import DTYPES, TensorInfo
+from halve.checkpoint.base import DTYPES
 from halve.checkpoint.safetensors import MAX_ELEMENTS, MAX_NAME
 from halve.errors import CheckpointError
 
@@ -24,7 +24,7 @@ MAX_STEPS = 4_000_000  # instructions; a tensor takes about 40, and each may lea
 MAX_DIMENSIONS = 64  # torch's own limit
 RESAVE = "load it with torch.load where you trust it, and save model.state_dict() alone"
 
-_STORAGES = {  # torch's storage classes -> dtype
+STORAGES = {  # torch's storage classes -> dtype
     "FloatStorage": "F32",
     "BFloat16Storage": "BF16",
     "HalfStorage": "F16",
@@ -37,7 +37,7 @@ _STORAGES = {  # torch's storage classes -> dtype
     "BoolStorage": "BOOL",
     "ComplexFloatStorage": "C64",
 }
-_DTYPES = {  # torch's dtypes that have no storage class -> dtype
+TYPES = {  # torch's dtypes that have no storage class -> dtype
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
     "float8_e4m3fnuz": "F8_E4M3FNUZ",
@@ -47,9 +47,7 @@ _DTYPES = {  # torch's dtypes that have no storage class -> dtype
     "uint32": "U32",
     "uint64": "U64",
 }
-_CLASS_OF = {dtype: name for name, dtype in _STORAGES.items()}
-_NAME_OF = {dtype: name for name, dtype in _DTYPES.items()}
-_UNTYPED = "UntypedStorage"
+UNTYPED = "UntypedStorage"
 _LIMIT = 1 << 63  # of a number in a shape
 
 
@@ -299,7 +297,7 @@ class _Machine:
 
     def _called(self, path: str, arguments: tuple[Any, ...]) -> Any:
         match arguments:
-            case () if path == _ORDERED_DICT:
+            case () if path == ORDERED_DICT:
                 return {}
             case (TorchTensor() as tensor, *_) if path in _PARAMETERS:
                 return tensor
@@ -320,8 +318,8 @@ class _Machine:
     def _tensor(
         self, storage: _Storage, offset: int, shape: tuple[Any, ...], strides: tuple[Any, ...], name: str
     ) -> TorchTensor:
-        dtype = _DTYPES.get(name.removeprefix("torch.")) if name else _STORAGES.get(storage.kind)
-        if dtype is None or (storage.kind == _UNTYPED) != bool(name):
+        dtype = TYPES.get(name.removeprefix("torch.")) if name else STORAGES.get(storage.kind)
+        if dtype is None or (storage.kind == UNTYPED) != bool(name):
             self._fail(f"a tensor of {name or storage.kind}, which halve does not know", "refused: ")
         numbers = (*shape, *strides, offset)
         if len(shape) != len(strides) or not all(type(n) is int and 0 <= n < _LIMIT for n in numbers):
@@ -331,7 +329,7 @@ class _Machine:
         if prod(size or 1 for size in shape) > MAX_ELEMENTS:
             self._fail(f"shape {shape} is too large")
         itemsize = DTYPES[dtype].itemsize
-        nbytes = storage.elements * (1 if storage.kind == _UNTYPED else itemsize)
+        nbytes = storage.elements * (1 if storage.kind == UNTYPED else itemsize)
         if (offset + _span(shape, strides)) * itemsize > nbytes and prod(shape):
             self._fail(f"a tensor of shape {shape} reaches beyond the {nbytes} bytes of storage {storage.key[:40]!r}")
         if prod(shape) * itemsize > nbytes:
@@ -341,7 +339,7 @@ class _Machine:
         return TorchTensor(storage.key, nbytes, dtype, shape, strides, offset)
 
 
-_ORDERED_DICT = "collections.OrderedDict"
+ORDERED_DICT = "collections.OrderedDict"
 _WITH_ATTRIBUTES = "torch._tensor._rebuild_from_type_v2"
 _PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _REBUILD = {  # function -> arguments behind storage, offset, shape and strides: requires_grad, hooks, dtype
@@ -350,14 +348,14 @@ _REBUILD = {  # function -> arguments behind storage, offset, shape and strides:
     "torch._utils._rebuild_tensor_v3": 3,
 }
 _KNOWN = {
-    _ORDERED_DICT,
+    ORDERED_DICT,
     _WITH_ATTRIBUTES,
     *_PARAMETERS,
     *_REBUILD,
     "torch.Tensor",
     "torch.nn.parameter.Parameter",
-    *(f"torch.{name}" for name in (*_STORAGES, *_DTYPES)),
-    f"torch.storage.{_UNTYPED}",
+    *(f"torch.{name}" for name in (*STORAGES, *TYPES)),
+    f"torch.storage.{UNTYPED}",
 }
 
 _Step = Callable[[_Machine], None]
@@ -395,44 +393,3 @@ _STEPS: Mapping[bytes, _Step] = MappingProxyType(
         b"b": _Machine.build,
     }
 )
-
-
-def dumps(entries: Iterable[tuple[TensorInfo, str]]) -> bytes:
-    """A pickle of the state dict of ``entries``, each with the key of the storage that it fills."""
-    body = b"".join(_text(info.name) + _rebuilt(info, key) for info, key in entries)
-    return b"\x80\x02" + _global(_ORDERED_DICT) + b")R(" + body + b"u."
-
-
-def _rebuilt(info: TensorInfo, key: str) -> bytes:
-    """The call that makes a tensor."""
-    typed = info.dtype in _CLASS_OF
-    storage = f"torch.{_CLASS_OF[info.dtype]}" if typed else f"torch.storage.{_UNTYPED}"
-    elements = prod(info.shape) if typed else info.nbytes
-    described = b"(" + _text("storage") + _global(storage) + _text(key) + _text("cpu") + _integer(elements) + b"tQ"
-    sizes = b"".join(b"(" + b"".join(map(_integer, n)) + b"t" for n in (info.shape, row_major(info.shape)))
-    arguments = described + _integer(0) + sizes + b"\x89" + _global(_ORDERED_DICT) + b")R"
-    if typed:
-        return _global("torch._utils._rebuild_tensor_v2") + b"(" + arguments + b"tR"
-    dtype = _global(f"torch.{_NAME_OF[info.dtype]}")
-    return _global("torch._utils._rebuild_tensor_v3") + b"(" + arguments + dtype + b"tR"
-
-
-def _global(path: str) -> bytes:
-    module, _, name = path.rpartition(".")
-    return f"c{module}\n{name}\n".encode()
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def _integer(value: int) -> bytes:
-    if value < 1 << 8:
-        return struct.pack("<cB", b"K", value)
-    if value < 1 << 16:
-        return struct.pack("<cH", b"M", value)
-    if value < 1 << 31:
-        return struct.pack("<ci", b"J", value)
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw

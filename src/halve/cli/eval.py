@@ -37,7 +37,8 @@ def command(
 ) -> None:
     """Measure the perplexity of the checkpoint PATH, and with --against what it lost.
 
-    The second half of each window is scored, in float32 on the reference path: right, not fast.
+    The second half of each window is scored, in float32 on the reference path: right, not fast. With --against the
+    result also goes into PATH's model card, if halve wrote one.
 
     \b
     halve eval out --against model
@@ -46,6 +47,7 @@ def command(
     from halve.cli.render import counted, show, show_table, size
     from halve.evaluate import report
     from halve.evaluate.evaluator import PROMPT, evaluate
+    from halve.pipeline import card
 
     if html is not None:
         report.check(html)
@@ -65,6 +67,8 @@ def command(
     if html is not None:
         report.write(html, [result])
         click.echo(f"report: {html}", err=True)
+    if against is not None and (updated := card.add_evaluation(Path(path), result)):
+        click.echo(f"model card: {updated}", err=True)
     if as_json:
         show(result, as_json=True)
         return

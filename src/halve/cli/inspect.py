@@ -37,4 +37,4 @@ def command(*, path: str, values: bool, html: Path | None, threads: int | None, 
     if as_json or not found.measured:
         show(found, as_json=as_json, title=title, note=found.summary)
     else:
-        show_table(found.value_columns, found.value_rows(), title=title, note=found.summary)
+        show_table(*found.value_table(), title=title, note=found.summary)

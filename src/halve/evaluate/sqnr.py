@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf, log10
+from threading import local
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,17 @@ from numpy.typing import NDArray
 _RUN = 128  # numbers added up in float32; bands of a tensor begin at multiples of 128 rows, and so of this
 _LEAST = 2.0**-95  # sums of fewer may lack squares that float32 has flushed to zero
 _MOST = 2.0**127
+_PIECE = 1 << 21  # numbers at a time: those of a band of 16-bit weights
+
+
+class _Scratch(local):
+    """Memory that each thread uses again and again: that of a new array is mapped page by page, which takes longer."""
+
+    def __init__(self) -> None:
+        self.numbers = np.empty(_PIECE, np.float32)
+
+
+_scratch = _Scratch()
 
 
 @dataclass(slots=True)
@@ -24,11 +36,15 @@ class Sqnr:
 
     def add(self, reference: NDArray[np.floating], quantized: NDArray[np.float32]) -> None:
         """Add a band: what it was, and what it has become."""
-        x = reference.astype(np.float32)  # always a copy: the error takes its place, and memory is what this costs
-        self.signal = energy(x, self.signal)
-        with np.errstate(over="ignore", invalid="ignore"):
-            x -= quantized.reshape(x.shape)  # float32 differences of nearby numbers are exact (Sterbenz)
-        self.noise = energy(x, self.noise)
+        before, after = reference.reshape(-1), quantized.reshape(-1)
+        for start in range(0, before.size, _PIECE):
+            stop = min(start + _PIECE, before.size)
+            x = _scratch.numbers[: stop - start]
+            np.copyto(x, before[start:stop], casting="same_kind")
+            self.signal = energy(x, self.signal)
+            with np.errstate(over="ignore", invalid="ignore"):
+                x -= after[start:stop]  # float32 differences of nearby numbers are exact (Sterbenz)
+            self.noise = energy(x, self.noise)
 
     @property
     def db(self) -> float:

@@ -64,6 +64,7 @@ _CODES = {  # (element, scale; "float" for FP32, BF16 and FP16)
     ("uint4", "float"): _PACKED_INT,
     ("uint8", "float"): _PACKED_INT,
 }
+_SMALLEST_BLOCK = 16
 _KV = Block(element="fp8_e4m3", block_size="tensor")
 _ENGINES = ("vLLM 0.32", "transformers 5.17")
 
@@ -86,7 +87,9 @@ class CompressedTensors(Layout):
         weight = scheme.weight
         if _codes(weight, scheme.activation) is None:
             return Support(f"it has no format for {weight.element} with {weight.scale} scales")
-        if scheme.name.endswith("_g32"):
+        if isinstance(weight.block_size, int) and weight.block_size < _SMALLEST_BLOCK:
+            return Support(f"no engine has a kernel for blocks of {weight.block_size}")
+        if weight.minimum or scheme.name.endswith("_g32"):
             return Support("it is a block type of llama.cpp; w4a16 and w8a16 are the same idea here")
         return Support(lossy="scales in the model's 16 bits" if weight.scale == "fp32" else "", engines=_ENGINES)
 

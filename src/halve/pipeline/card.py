@@ -20,6 +20,7 @@ import yaml
 
 import halve
 from halve import schemes
+from halve.errors import OutputError
 from halve.evaluate.depth import kind
 from halve.evaluate.evaluation import Evaluation
 from halve.pipeline.loss import TensorLoss
@@ -42,6 +43,7 @@ class Origin:
     sha256: str  # of its weights
     repository: str = ""  # org/name, where it comes from the hub
     revision: str = ""
+    path: str = ""  # where it lies; never told
 
     @property
     def spec(self) -> str:
@@ -54,9 +56,9 @@ def origin(path: Path, sha256: str) -> Origin:
     real = path.resolve()
     cached = _CACHED.fullmatch(real.parent.parent.name) if real.parent.name == "snapshots" else None
     if cached is None:
-        return Origin(real.name, sha256)
+        return Origin(real.name, sha256, path=str(path))
     repository = f"{cached[1]}/{cached[2]}"
-    return Origin(repository, sha256, repository, real.name)
+    return Origin(repository, sha256, repository, real.name, str(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,7 @@ def facts_of(
         bpw=job.bpw,
         losses=tuple(losses),
         kept=tuple((tensor.source.name, tensor.why) for tensor in job.tensors if tensor.scheme is None),
-        warnings=tuple(warnings),
+        warnings=tuple(text.replace(origin.path, origin.name) if origin.path else text for text in warnings),
     )
 
 
@@ -184,6 +186,26 @@ def with_evaluation(readme: str, evaluation: Evaluation) -> str:
             f"{readme.rstrip()}\n\n## Evaluation\n\n{section}\n" if readme.strip() else f"## Evaluation\n\n{section}\n"
         )
     return readme[:begin] + section + readme[end + len(END) :]
+
+
+def add_evaluation(folder: Path, evaluation: Evaluation) -> Path | None:
+    """Put ``evaluation`` into the card of the checkpoint ``folder``; None where it has no card of halve's.
+
+    Raises OutputError where the card cannot be written.
+    """
+    file = folder / "README.md"
+    try:
+        readme = file.read_text(encoding="utf-8")
+        if BEGIN not in readme:
+            return None
+        file.write_text(with_evaluation(readme, evaluation), encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(
+            f"{file}: the evaluation cannot be added: {error}", hint="mend the file or remove it"
+        ) from None
+    return file
 
 
 def _section(text: str) -> str:

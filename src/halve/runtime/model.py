@@ -25,8 +25,9 @@ class Model(ABC):
     """A decoder in float32, the reference path. `halve.load` opens one; the files in ``families`` define them.
 
     ``linears`` are the linear layers by module name, in the order in which they run, ``lm_head`` last. ``observe``,
-    where set, is called with the name, inputs [T, in] and outputs [T, out] of every one of them, ``observe_kv`` with the
-    module name of each attention and its new keys and values [kv_heads, T, head_dim]. ``parameters`` are the arrays that loading fills, by tensor name. One thread at a time.
+    where set, is called with the name, inputs [T, in] and outputs [T, out] of each of them, and ``observe_kv`` with the
+    module name of each attention and its new keys and values [kv_heads, T, head_dim]. ``parameters`` are the arrays
+    that loading fills, by tensor name. One thread at a time.
     """
 
     model_types: ClassVar[tuple[str, ...]]  # values of config.json's model_type

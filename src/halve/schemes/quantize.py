@@ -7,6 +7,10 @@ state the arithmetic, in float32 and in this order, and native code equals them 
     scale = want rounded to the stored scale format, never to zero; 1 for a block of zeros
     step  = scale / (1 / tensor_scale)              as compressed-tensors divides
     code  = nearest-even code of (weight / step), saturating (+ the zero point)
+
+A block with a minimum stores its lowest weight, rounded like the scale; the scale is (highest - lowest) / element.max,
+and a code that of (weight - minimum). llama.cpp's Q4_1 has the same scale and minimum; its codes are chosen before
+those are rounded.
 """
 
 from typing import Literal, cast, get_args
@@ -14,6 +18,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from halve import formats
 from halve.codecs import dispatch, reference
 from halve.errors import FormatError, UnsupportedError
 from halve.formats import Float, Int
@@ -42,7 +47,7 @@ def scale_rules(block: Block) -> tuple[ScaleRule, ...]:
     """
     if block.scale == "e8m0":
         return ("rceil", "even", "floor") if block.element_format.bits == 8 else ("even", "floor", "rceil")
-    if not isinstance(block.element_format, Int) or block.zero_point:
+    if not isinstance(block.element_format, Int) or block.zero_point or block.minimum:
         return ("max",)
     if block.tensor_scale or not (isinstance(block.scale_format, Float) and block.scale_format.signed):
         return ("max", "range")
@@ -90,7 +95,7 @@ def quantize(block: Block, w: Weights, *, rule: ScaleRule | None = None, tensor_
     rule = check_rule(block, rule)
     block.tile(*_shape(w))
     ts = _tensor_scale(block, w, tensor_scale)
-    if native.quantizes(block):
+    if native.quantizes(block) and not block.minimum:
         q = native.quantize(block, w, rule, ts)
         if q is None:
             raise nonfinite_error(w)
@@ -138,6 +143,8 @@ def quantize_reference(block: Block, w: Weights, *, rule: ScaleRule, tensor_scal
     element = block.element_format
     if block.scale is None:
         return QTensor(block, dispatch.encode(element, x), np.empty((len(x), 0), np.float32))
+    if block.minimum:
+        return _above_minimum(block, x)
     tiles = _tiles(block, x)
     zeros = None
     with np.errstate(over="ignore", under="ignore"):
@@ -155,6 +162,19 @@ def quantize_reference(block: Block, w: Weights, *, rule: ScaleRule, tensor_scal
         else:
             codes = reference.encode(element, np.rint(x / step) + _spread(block, zeros, w.shape))
     return QTensor(block, codes, scales, tensor_scale, zeros)
+
+
+def _above_minimum(block: Block, x: NDArray[np.float32]) -> QTensor:
+    """Codes of what each weight is above the lowest of its block. There is no native kernel for these."""
+    element = block.element_format
+    blocks = x.reshape(*block.scale_shape(*_shape(x)), block.tile(*_shape(x))[1])
+    low, high = blocks.min(-1), blocks.max(-1)
+    with np.errstate(over="ignore", under="ignore"):
+        half_range = high * np.float32(0.5) - low * np.float32(0.5)  # high - low may overflow
+        scales = _store(block, half_range / np.float32(element.max / 2), half_range)
+        mins = _rounded(block, low)
+        steps = (blocks - mins[..., None]) / scales[..., None]
+    return QTensor(block, dispatch.encode(element, steps).reshape(x.shape), scales, mins=mins)
 
 
 def _tiles(block: Block, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -199,9 +219,15 @@ def _store(block: Block, wanted: NDArray[np.floating], extent: NDArray[np.floati
     """Round wanted scales to the stored format, away from zero where they would vanish; 1 where the block is empty."""
     stored = block.scale_format
     assert isinstance(stored, Float)  # noqa: S101 - scales are floats in every row of the table
-    scales = reference.decode(stored, reference.encode(stored, wanted))
+    scales = _rounded(block, wanted)
     scales = np.where(scales == 0, np.copysign(np.float32(stored.smallest), wanted), scales)
     return np.where(extent == 0, np.float32(1), scales)
+
+
+def _rounded(block: Block, numbers: NDArray[np.floating]) -> NDArray[np.float32]:
+    """``numbers`` as the scale's format holds them."""
+    stored = formats.get(block.scale or "")
+    return reference.decode(stored, reference.encode(stored, numbers))
 
 
 def _power_of_two(block: Block, amax: NDArray[np.float32], rule: ScaleRule) -> NDArray[np.float32]:

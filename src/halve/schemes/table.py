@@ -21,7 +21,8 @@ class Block:
 
     ``block_size`` is a number of consecutive columns, a whole ``row``, the whole ``tensor``, or a tile (rows, columns)
     whose last row and column may be partial. ``scale=None`` means plain numbers without scales. ``tensor_scale`` adds
-    one FP32 factor for the tensor, ``zero_point`` one element-wide integer a block.
+    one FP32 factor for the tensor, ``zero_point`` one element-wide integer a block, ``minimum`` one number of the
+    scale's format a block, which is added.
     """
 
     element: str
@@ -29,6 +30,7 @@ class Block:
     block_size: BlockSize = "row"
     tensor_scale: bool = False
     zero_point: bool = False
+    minimum: bool = False
 
     @property
     def element_format(self) -> Format:
@@ -47,7 +49,8 @@ class Block:
         if self.scale_format is None or isinstance(self.block_size, str):
             return bits
         weights = self.block_size if isinstance(self.block_size, int) else self.block_size[0] * self.block_size[1]
-        overhead = self.scale_format.storage_bits + (self.element_format.storage_bits if self.zero_point else 0)
+        overhead = self.scale_format.storage_bits * (2 if self.minimum else 1)
+        overhead += self.element_format.storage_bits if self.zero_point else 0
         return bits + overhead / weights
 
     def tile(self, rows: int, columns: int) -> tuple[int, int]:
@@ -204,6 +207,12 @@ _ROWS: tuple[Scheme, ...] = (
         weight=Block(element="int4", scale="fp16", block_size=32),
         floor_db=13,
         about="llama.cpp's Q4_0: INT4 in blocks of 32",
+    ),
+    Scheme(
+        name="int4_min_g32",
+        weight=Block(element="uint4", scale="fp16", block_size=32, minimum=True),
+        floor_db=13,
+        about="llama.cpp's Q4_1: INT4 in blocks of 32 with a minimum a block",
     ),
     Scheme(
         name="int8_g32",
