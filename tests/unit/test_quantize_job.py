@@ -19,9 +19,7 @@ from halve.schemes import SCHEMES, get
 from halve.schemes.quantize import dequantize, quantize
 from tiny import llama
 
-WRITABLE = [
-    s.name for s in SCHEMES.values() if not s.needs_calibration and s.name not in ("int4_g32", "int8_g32", "nf4")
-]
+WRITABLE = [s.name for s in SCHEMES.values() if not s.needs_calibration and default_layout(s) != "gguf"]
 
 
 @pytest.fixture

@@ -118,6 +118,12 @@ def _transforms() -> Iterable[str]:
     return TRANSFORMS
 
 
+def _tools() -> Iterable[str]:
+    from halve.schemes.conform import TOOLS
+
+    return TOOLS
+
+
 def _models() -> Iterable[str]:
     from halve.models.published import models
 
@@ -128,5 +134,6 @@ FORMAT = Name("format", _formats)
 SCHEME = Name("scheme", _schemes)
 ALGORITHM = Name("algorithm", _algorithms)
 TRANSFORM = Name("transform", _transforms)
+TOOL = Name("tool", _tools)
 MODEL = NameOrPath("model", _models)
 LAYOUT = Name("layout", _layouts)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TRANSFORM, Override, Size, json_option
+from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TOOL, TRANSFORM, Override, Size, json_option
 
 
 @click.command()
@@ -19,6 +19,7 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TRANSFORM, Override, 
 @click.option("--stats", metavar="FILE", help="Statistics of activations, made by `halve calibrate`.")
 @click.option("--calibrate", multiple=True, metavar="FILE|builtin", help="Gather them from this text, for this job.")
 @click.option("--transform", "transforms", multiple=True, type=TRANSFORM, help="Rewrite the model exactly, beforehand.")
+@click.option("--conform", type=TOOL, help="Follow another tool's arithmetic, code for code.")
 @click.option("--kv", type=click.Choice(["fp8"]), help="Store calibrated scales for a cache of keys and values in FP8.")
 @click.option("--ignore", multiple=True, metavar="NAME", help="Leave this tensor or module alone; re:REGEX for many.")
 @click.option("--include", multiple=True, metavar="NAME", help="Quantize this matrix too, such as lm_head.")
@@ -54,6 +55,7 @@ def command(
     calibrate: tuple[str, ...],
     transforms: tuple[str, ...],
     kv: str | None,
+    conform: str | None,
     ignore: tuple[str, ...],
     include: tuple[str, ...],
     overrides: tuple[tuple[str, str], ...],
@@ -87,6 +89,7 @@ def command(
         "algorithm": algorithm,
         "transforms": transforms,
         "kv": kv,
+        "conform": conform,
         "ignore": ignore,
         "include": include,
         "overrides": overrides,

@@ -134,7 +134,7 @@ class CompressedTensors(Layout):
             band[f"{name}.weight_zero_point"] = dispatch.pack(across, bits).view(np.int32).T
         if first_row == 0:
             if q.tensor_scale is not None:
-                band[f"{name}.weight_global_scale"] = np.array([1], np.float32) / np.float32(q.tensor_scale)
+                band[f"{name}.weight_global_scale"] = np.array([1 / q.tensor_scale], np.float32)
             if codes.packed_words:
                 band[f"{name}.weight_shape"] = np.array([weight.rows, weight.columns], np.int64)
             if input_scale is not None:

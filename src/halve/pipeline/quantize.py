@@ -25,6 +25,7 @@ from halve.pipeline.quantizing import QuantizeResult, Quantizing, nonfinite
 from halve.pipeline.smoothing import fold
 from halve.pipeline.statistics import StatisticsFile
 from halve.schemes import Block
+from halve.schemes import conform as tools
 from halve.schemes.quantize import ScaleRule, check_rule
 from halve.schemes.recipe import OnNonfinite, Recipe
 
@@ -42,6 +43,7 @@ def make_plan(
     statistics: StatisticsFile | None = None,
     transforms: Iterable[str] = (),
     kv: str | None = None,
+    conform: str | None = None,
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
     overrides: Iterable[tuple[str, str]] = (),
@@ -63,11 +65,12 @@ def make_plan(
     recipe = Recipe(
         scheme=scheme,
         layout=layout or default_layout(row),
-        rule=check_rule(row.weight, cast("ScaleRule | None", rule)),
+        rule=rule if conform else check_rule(row.weight, cast("ScaleRule | None", rule)),
         algorithm=chosen.name,
         statistics="" if statistics is None else statistics.sha256,
         transforms=tuple(transforms),
         kv=kv or "",
+        conform=conform or "",
         ignore=tuple(ignore),
         include=tuple(include),
         overrides=tuple(overrides),
@@ -81,7 +84,28 @@ def make_plan(
             hint="start from the 16- or 32-bit original, or requantize it with `halve convert --scheme`",
         )
     job = plan(checkpoint, recipe)
+    if conform:
+        _check_conform(conform, job)
     return replace(job, kv=_kv_scales(kv, job, statistics)) if kv else job
+
+
+def _check_conform(conform: str, job: Plan) -> None:
+    """Raise UnsupportedError where the tool ``conform`` cannot be followed, UnknownNameError where nobody knows it."""
+    tool = tools.get(conform)
+    if job.recipe.algorithm != "rtn" or job.recipe.transforms:
+        raise UnsupportedError(
+            f"{conform}'s arithmetic is rounding to nearest, and {job.recipe.algorithm} is asked for",
+            hint="leave out --conform, or the statistics and transforms",
+        )
+    for scheme in job.schemes.values():
+        if why := tool.refusal(scheme.weight):
+            raise UnsupportedError(why, hint="leave out --conform, or choose another scheme")
+    rules = tool.rules(job.scheme.weight)
+    if job.recipe.rule and job.recipe.rule not in rules:
+        raise UnsupportedError(
+            f"{conform} has no scale rule {job.recipe.rule!r} for {job.scheme.name}",
+            hint=f"use {' or '.join(rules)}" if rules else "leave out the rule: its arithmetic is its own",
+        )
 
 
 def _kv_scales(kv: str, job: Plan, statistics: StatisticsFile | None) -> dict[str, tuple[float, float]]:
@@ -122,6 +146,7 @@ def quantize(
     calibrate: Sequence[str] = (),
     transforms: Iterable[str] = (),
     kv: str | None = None,
+    conform: str | None = None,
     ignore: Iterable[str] = (),
     include: Iterable[str] = (),
     overrides: Iterable[tuple[str, str]] = (),
@@ -146,6 +171,8 @@ def quantize(
 
     ``kv="fp8"`` adds the scales under which engines cache keys and values in FP8.
 
+    ``conform`` follows the arithmetic of compressed-tensors, modelopt or torchao, code for code.
+
     ``budget`` mixes ``scheme`` with the schemes ``allow``, by layer, so that the result is no larger and loses least.
 
     ``progress`` is called with a `Progress`, never from two threads at once. The bytes written do not depend on
@@ -166,6 +193,7 @@ def quantize(
             "rule": rule,
             "transforms": tuple(transforms),
             "kv": kv,
+            "conform": conform,
             "ignore": tuple(ignore),
             "include": tuple(include),
             "overrides": tuple(overrides),

@@ -17,8 +17,9 @@ from typing import Any, cast
 import numpy as np
 
 from halve import algorithms
+from halve.algorithms.base import Prepared
 from halve.checkpoint import manifest
-from halve.checkpoint.base import Checkpoint
+from halve.checkpoint.base import DTYPES, Checkpoint
 from halve.errors import FormatError, HalveError
 from halve.evaluate.sqnr import Sqnr
 from halve.layouts.base import as_bytes
@@ -32,7 +33,10 @@ from halve.pipeline.pick import Pick
 from halve.pipeline.plan import Plan, TensorPlan
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.workers import Buffers, run
+from halve.schemes import Block, conform
+from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import ScaleRule, Weights, absmax, dequantize, nonfinite_error, tensor_scale
+from halve.schemes.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,17 @@ class _Done:
     uncalibrated: bool = False  # the texts never reached it
 
 
+@dataclass(frozen=True, slots=True)
+class _Conforming:
+    """Another tool's arithmetic in an algorithm's place."""
+
+    tool: conform.Tool
+    block: Block
+
+    def quantize(self, w: Weights, *, rule: ScaleRule | None = None, tensor_scale: float | None = None) -> QTensor:
+        return self.tool.quantize(self.block, w, rule=rule, tensor_scale=tensor_scale)
+
+
 class Quantizing:
     """One run of the job."""
 
@@ -129,6 +144,7 @@ class Quantizing:
         self.job = job
         self.calibration = calibration
         self.algorithm = algorithms.get(job.recipe.algorithm)
+        self.tool = conform.get(job.recipe.conform) if job.recipe.conform else None
         self.output = output
         self.buffers = Buffers()
         self.meter = Meter(sum(t.source.nbytes for t in job.tensors), progress)
@@ -137,7 +153,7 @@ class Quantizing:
         self.output.open(self.job, shard_bytes)
         groups: dict[str, list[TensorPlan]] = {}
         for tensor in self.job.tensors:
-            shared = tensor.scheme and tensor.scheme.weight.tensor_scale
+            shared = tensor.scheme and tensor.scheme.weight.tensor_scale and (self.tool is None or self.tool.fuses)
             groups.setdefault(tensor.group if shared else tensor.source.name, []).append(tensor)
         done = {one.name: one for group in run(self._group, groups.values(), threads) for one in group}
         if self.checkpoint is self.source:
@@ -196,7 +212,15 @@ class Quantizing:
                 except FormatError:
                     raise _in_tensor(tensor, nonfinite_error(band, first_row)) from None
                 first_row += len(band)
+        if self.tool is not None:
+            return self.tool.tensor_scale(scheme.weight, amax, DTYPES[group[0].source.dtype])
         return tensor_scale(scheme.weight, amax)
+
+    def _prepared(self, block: Block, statistics: Statistics | None) -> Prepared:
+        if self.tool is not None:
+            return _Conforming(self.tool, block)
+        known = self.algorithm.needs == "nothing" or statistics is not None
+        return (self.algorithm if known else algorithms.get("rtn")).prepared(block, statistics)
 
     def _bands(self, tensor: TensorPlan, stop: Event) -> Iterator[Weights]:
         return read_bands(self.checkpoint, self.checkpoint.tensors[tensor.source.name], self.buffers, stop)
@@ -215,7 +239,7 @@ class Quantizing:
         rule = cast("ScaleRule | None", self.job.recipe.rule if scheme.name == self.job.recipe.scheme else None)
         statistics = self.calibration.of(tensor.source)
         known = self.algorithm.needs == "nothing" or statistics is not None
-        algorithm = (self.algorithm if known else algorithms.get("rtn")).prepared(scheme.weight, statistics)
+        algorithm = self._prepared(scheme.weight, statistics if known else None)
         input_scale = self.calibration.input_scale(tensor.source, scheme)
         first_row = 0
         for band in self._bands(tensor, stop):

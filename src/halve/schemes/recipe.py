@@ -29,6 +29,7 @@ class Recipe:
     statistics: str = ""
     transforms: tuple[str, ...] = ()
     kv: str = ""  # "fp8": scales for keys and values are stored
+    conform: str = ""  # the tool whose arithmetic is followed
     ignore: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     overrides: tuple[tuple[str, str], ...] = ()
@@ -84,7 +85,7 @@ def parse(where: str, fields: object) -> Recipe:
     if not isinstance(pairs, list | tuple):
         raise RecipeError(f"{where}: overrides are pairs of a name and a scheme", hint=_EXAMPLE)
     values["overrides"] = tuple(_pair(where, pair) for pair in pairs)
-    for name in ("layout", "algorithm", "statistics", "kv", "on_nonfinite", "rule"):
+    for name in ("layout", "algorithm", "statistics", "kv", "conform", "on_nonfinite", "rule"):
         if name in values and not isinstance(values[name], str) and not (name == "rule" and values[name] is None):
             raise RecipeError(f"{where}: {name} is {values[name]!r}, which is no name", hint=_EXAMPLE)
     if values.get("on_nonfinite", "error") not in get_args(OnNonfinite):
