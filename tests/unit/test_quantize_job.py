@@ -44,6 +44,18 @@ def test_every_scheme_is_written_and_verified(source, tmp_path, scheme):
         assert len(proof.losses) == (len(llama.weights()) if scheme in ("fp32", "fp16") else 7 * llama.LAYERS)
 
 
+def test_parts_of_a_fused_layer_in_other_schemes_share_no_scale(source, tmp_path):
+    halve.quantize(source, tmp_path / "out", "nvfp4a16", overrides=[("re:.*q_proj", "fp8_dynamic")])
+    tensors = llama.load(tmp_path / "out" / "model.safetensors")
+    weights = llama.weights()
+    amax = max(np.abs(weights[f"model.layers.0.self_attn.{p}_proj.weight"].astype(np.float32)).max() for p in "kv")
+    for part in "kv":
+        divisor = tensors[f"model.layers.0.self_attn.{part}_proj.weight_global_scale"][0]
+        assert divisor == pytest.approx(2688 / amax, rel=1e-6)
+    assert "model.layers.0.self_attn.q_proj.weight_global_scale" not in tensors
+    assert halve.verify(tmp_path / "out", against=source).problems == ()
+
+
 def test_weights_are_those_of_the_quantizer(source, tmp_path):
     halve.quantize(source, tmp_path / "out", "fp8_dynamic")
     tensors = llama.load(tmp_path / "out" / "model.safetensors")

@@ -5,7 +5,7 @@ scale read each fused group twice; the second time it comes from the page cache.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from math import isinf
@@ -33,7 +33,7 @@ from halve.pipeline.pick import Pick
 from halve.pipeline.plan import Plan, TensorPlan
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.workers import Buffers, run
-from halve.schemes import Block, conform
+from halve.schemes import Block, Scheme, conform
 from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import ScaleRule, Weights, absmax, dequantize, nonfinite_error, tensor_scale
 from halve.schemes.statistics import Statistics
@@ -128,6 +128,22 @@ class _Conforming:
         return self.tool.quantize(self.block, w, rule=rule, tensor_scale=tensor_scale)
 
 
+class _Ready:
+    """Algorithms prepared for the layers of one fused group, which have one input: once for each kind of block."""
+
+    def __init__(self, calibration: Calibration, prepare: Callable[[Block, Statistics | None], Prepared]) -> None:
+        self._calibration = calibration
+        self._prepare = prepare
+        self._ready: dict[Block, tuple[Prepared, bool]] = {}
+
+    def for_tensor(self, tensor: TensorPlan, block: Block) -> tuple[Prepared, bool]:
+        """The algorithm for ``tensor``, and whether there are statistics of its inputs."""
+        if block not in self._ready:
+            statistics = self._calibration.of(tensor.source)
+            self._ready[block] = self._prepare(block, statistics), statistics is not None
+        return self._ready[block]
+
+
 class Quantizing:
     """One run of the job."""
 
@@ -151,10 +167,10 @@ class Quantizing:
 
     def run(self, shard_bytes: int, threads: int | None, began: float) -> QuantizeResult:
         self.output.open(self.job, shard_bytes)
-        groups: dict[str, list[TensorPlan]] = {}
+        groups: dict[tuple[str, Scheme | None], list[TensorPlan]] = {}
         for tensor in self.job.tensors:
-            shared = tensor.scheme and tensor.scheme.weight.tensor_scale and (self.tool is None or self.tool.fuses)
-            groups.setdefault(tensor.group if shared else tensor.source.name, []).append(tensor)
+            name = tensor.group if self._shares(tensor) else tensor.source.name
+            groups.setdefault((name, tensor.scheme), []).append(tensor)
         done = {one.name: one for group in run(self._group, groups.values(), threads) for one in group}
         if self.checkpoint is self.source:
             hashes = {name: one.source_sha256 for name, one in done.items()}
@@ -184,6 +200,13 @@ class Quantizing:
             warnings=warnings,
         )
 
+    def _shares(self, tensor: TensorPlan) -> bool:
+        """Whether ``tensor`` has something in common with the others of its fused group."""
+        if tensor.scheme is None:
+            return False
+        scaled = tensor.scheme.weight.tensor_scale and (self.tool is None or self.tool.fuses)
+        return scaled or self.algorithm.needs == "hessian"
+
     def _uncalibrated(self, done: Iterable[_Done]) -> Iterator[str]:
         names = [one.name for one in done if one.uncalibrated]
         if names:
@@ -193,9 +216,9 @@ class Quantizing:
     def _group(self, group: list[TensorPlan], stop: Event) -> list[_Done]:
         """Write the tensors of one fused group."""
         scale = self._tensor_scale(group, stop)
-        done = []
+        done, ready = [], _Ready(self.calibration, self._prepared)
         for tensor in group:
-            done.append(self._quantize(tensor, scale, stop) if tensor.scheme else self._copy(tensor, stop))
+            done.append(self._quantize(tensor, scale, ready, stop) if tensor.scheme else self._copy(tensor, stop))
             self.checkpoint.release(tensor.source.name)
         return done
 
@@ -233,13 +256,11 @@ class Quantizing:
             self.meter.add(band.nbytes, tensor.source.name)
         return _Done(tensor.source.name, source.hexdigest())
 
-    def _quantize(self, tensor: TensorPlan, scale: float | None, stop: Event) -> _Done:
+    def _quantize(self, tensor: TensorPlan, scale: float | None, ready: _Ready, stop: Event) -> _Done:
         assert tensor.scheme is not None  # noqa: S101 - the caller has looked
         scheme, source, sqnr = tensor.scheme, hashlib.sha256(), Sqnr()
         rule = cast("ScaleRule | None", self.job.recipe.rule if scheme.name == self.job.recipe.scheme else None)
-        statistics = self.calibration.of(tensor.source)
-        known = self.algorithm.needs == "nothing" or statistics is not None
-        algorithm = self._prepared(scheme.weight, statistics if known else None)
+        algorithm, reached = ready.for_tensor(tensor, scheme.weight)
         input_scale = self.calibration.input_scale(tensor.source, scheme)
         first_row = 0
         for band in self._bands(tensor, stop):
@@ -253,7 +274,9 @@ class Quantizing:
             first_row += len(band)
             self.meter.add(len(band) * tensor.source.row_bytes, tensor.source.name)
         loss = TensorLoss(tensor.source.name, sqnr.db)
-        return _Done(tensor.source.name, source.hexdigest(), loss, uncalibrated=not known)
+        return _Done(
+            tensor.source.name, source.hexdigest(), loss, uncalibrated=self.algorithm.needs != "nothing" and not reached
+        )
 
 
 def _in_tensor(tensor: TensorPlan, error: HalveError) -> FormatError:
