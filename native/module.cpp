@@ -1,7 +1,5 @@
 // The Python border: check every argument, release the GIL, call the kernels. Nothing is allocated or converted here;
 // halve.codecs.dispatch and halve.schemes.native hand in contiguous arrays of the right types.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -14,39 +12,10 @@
 #include <utility>
 #include <vector>
 
-#include "float_environment.h"
-#include "isa.h"
-
-namespace nb = nanobind;
-using namespace nb::literals;
+#include "border.h"
 
 namespace halve {
 namespace {
-
-template <class T>
-using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
-
-void require(bool holds, const std::string& what) {
-  if (!holds) throw nb::value_error(what.c_str());
-}
-
-void require_sizes(size_t actual, size_t expected, const char* name) {
-  require(actual == expected,
-          std::string(name) + " holds " + std::to_string(actual) + " numbers, not " + std::to_string(expected));
-}
-
-// Numbers that do not lie on multiples of their size (views into files) would be undefined behaviour.
-template <class A>
-void require_aligned(const A& array) {
-  require(reinterpret_cast<uintptr_t>(array.data()) % array.itemsize() == 0, "an array is not aligned to its dtype");
-}
-
-// The kernels run without the GIL and in a float environment of their own.
-struct Running {
-  nb::gil_scoped_release release;
-  FloatEnvironment environment;
-};
 
 void set_values(Codec& c, const Array<const float>& values) {
   require(c.bits >= 1 && c.bits <= 8, "a codec has 1 to 8 bits");
@@ -101,34 +70,6 @@ Codec codebook(int bits, const Array<const float>& thresholds, const Array<const
   return c;
 }
 
-void require_codes(const Codec& c) { require(c.bits <= 8, "codes of more than 8 bits do not fit in a byte"); }
-
-Dtype dtype_of(const AnyArray& x) {
-  if (x.dtype() == nb::dtype<float>()) return Dtype::F32;
-  if (x.dtype() == nb::dtype<uint16_t>()) return Dtype::BF16;
-  const nb::dlpack::dtype half{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
-  if (x.dtype() == half) return Dtype::F16;
-  throw nb::type_error("expected float32, float16, or the bits of bfloat16 as uint16");
-}
-
-Rule rule_of(const std::string& name) {
-  static constexpr std::pair<const char*, Rule> kRules[] = {{"max", Rule::Max},       {"range", Rule::Range},
-                                                            {"signed", Rule::Signed}, {"floor", Rule::Floor},
-                                                            {"even", Rule::Even},     {"rceil", Rule::Rceil}};
-  for (const auto& [known, rule] : kRules)
-    if (name == known) return rule;
-  throw nb::value_error(("unknown scale rule '" + name + "'").c_str());
-}
-
-size_t tiles_in(const Grid& g) {
-  return ((g.rows + g.height - 1) / g.height) * ((g.columns + g.width - 1) / g.width);
-}
-
-Grid grid_of(size_t rows, size_t columns, std::pair<size_t, size_t> tile) {
-  require(rows > 0 && columns > 0 && tile.first > 0 && tile.second > 0, "the matrix or the tile is empty");
-  return {rows, columns, tile.first, tile.second};
-}
-
 std::optional<ptrdiff_t> encode(const Kernels& k, const Codec& c, const Array<const float>& values,
                                 const Array<uint8_t>& codes) {
   require_codes(c);
@@ -178,33 +119,9 @@ float absmax(const Kernels& k, const AnyArray& values) {
 bool quantize(const Kernels& k, const AnyArray& weights, const Codec& element, const Codec& scale,
               std::pair<size_t, size_t> tile, const std::string& rule, std::optional<float> tensor_scale,
               const Array<uint8_t>& codes, const Array<float>& scales, std::optional<Array<uint8_t>> zeros) {
-  require(weights.ndim() == 2, "a weight is a matrix");  // before its shape is read
-  Quantization q{};
-  q.element = &element;
-  q.scale = &scale;
-  q.grid = grid_of(weights.shape(0), weights.shape(1), tile);
-  q.rule = rule_of(rule);
-  const bool power_of_two = q.rule == Rule::Floor || q.rule == Rule::Even || q.rule == Rule::Rceil;
-  require_codes(element);
-  require(scale.kind == Kind::Float, "scales are floats");
-  if (zeros.has_value())
-    require(element.kind == Kind::Int && element.min == 0, "zero points go with unsigned integers");
-  else
-    require(power_of_two ? element.kind == Kind::Float : scale.has_zero, "the rule does not go with these formats");
-  q.has_tensor_scale = tensor_scale.has_value();
-  q.tensor_scale = tensor_scale.value_or(1.0F);
-  q.weights = weights.data();
-  q.dtype = dtype_of(weights);
+  Quantization q = quantization_of(weights, element, scale, tile, rule, tensor_scale, scales, zeros);
   require_sizes(codes.size(), weights.size(), "codes");
-  require_sizes(scales.size(), tiles_in(q.grid), "scales");
-  require_aligned(weights);
-  require_aligned(scales);
   q.codes = codes.data();
-  q.scales = scales.data();
-  if (zeros.has_value()) {
-    require_sizes(zeros->size(), tiles_in(q.grid), "zeros");
-    q.zeros = zeros->data();
-  }
   const Running running;
   return k.quantize(q);
 }
@@ -245,6 +162,7 @@ bool dequantize(const Kernels& k, const Array<const uint8_t>& codes, const Codec
 
 NB_MODULE(_native, m) {
   using namespace halve;
+  using namespace nb::literals;
 
   nb::class_<Codec>(m, "Codec")
       .def_static("floating", &floating, nb::kw_only(), "bits"_a, "mantissa"_a, "min_exponent"_a, "largest"_a,
@@ -253,8 +171,8 @@ NB_MODULE(_native, m) {
       .def_static("integer", &integer, nb::kw_only(), "bits"_a, "lowest"_a, "largest"_a, "values"_a.noconvert())
       .def_static("codebook", &codebook, nb::kw_only(), "bits"_a, "thresholds"_a.noconvert(), "values"_a.noconvert());
 
-  nb::class_<Kernels>(m, "Kernels")
-      .def_prop_ro("isa", [](const Kernels& k) { return k.isa; })
+  nb::class_<Kernels> kernels(m, "Kernels");
+  kernels.def_prop_ro("isa", [](const Kernels& k) { return k.isa; })
       .def("encode", &encode, "codec"_a, "values"_a.noconvert(), "codes"_a.noconvert())
       .def("decode", &decode, "codec"_a, "codes"_a.noconvert(), "values"_a.noconvert())
       .def("pack", &pack, "bits"_a, "codes"_a.noconvert(), "packed"_a.noconvert())
@@ -265,6 +183,7 @@ NB_MODULE(_native, m) {
       .def("dequantize", &dequantize, "codes"_a.noconvert(), nb::kw_only(), "element"_a, "tile"_a,
            "scales"_a.noconvert(), "tensor_scale"_a.none(), "zeros"_a.noconvert().none(), "mins"_a.noconvert().none(),
            "values"_a.noconvert());
+  bind_algorithms(kernels);
 
   m.def("isas", [] {
     std::vector<std::string> names;

@@ -70,6 +70,79 @@ class Kernels:
         values: NDArray[np.float32],
     ) -> bool: ...
 
+    # The scales that cost least (halve.algorithms.kernels.scales). False where a weight is NaN or Inf.
+    def search_scales(
+        self,
+        weights: NDArray[np.float32 | np.float16 | np.uint16],
+        *,
+        element: Codec,
+        scale: Codec,
+        tile: tuple[int, int],
+        rule: str,
+        tensor_scale: float | None,
+        importance: NDArray[np.float32],
+        neighbours: tuple[int, int],
+        divisors: NDArray[np.float32],
+        zero_shifts: int,
+        refinements: int,
+        scales: NDArray[np.float32],
+        zeros: NDArray[np.uint8] | None,
+    ) -> bool: ...
+    # The nearest codes under given scales.
+    def assign_codes(
+        self,
+        weights: NDArray[np.float32 | np.float16 | np.uint16],
+        *,
+        element: Codec,
+        tile: tuple[int, int],
+        scales: NDArray[np.float32],
+        tensor_scale: float | None,
+        zeros: NDArray[np.uint8] | None,
+        codes: NDArray[np.uint8],
+    ) -> None: ...
+    # False where the matrix is not positive definite. `work` is scratch memory: columns * factor_stride(columns).
+    def factor(
+        self,
+        hessian: NDArray[np.float32],
+        *,
+        order: NDArray[np.uint32],
+        damping: float,
+        work: NDArray[np.float64],
+        feedback: NDArray[np.float32],
+        importance: NDArray[np.float32],
+    ) -> bool: ...
+    def factor_stride(self, columns: int) -> int: ...
+    # `codes` come in and go out, as in `descend`; blocks are of `width` columns in one row.
+    def feed_back(
+        self,
+        weights: NDArray[np.float32 | np.float16 | np.uint16],
+        *,
+        element: Codec,
+        width: int,
+        steps: NDArray[np.float32],
+        zeros: NDArray[np.uint8] | None,
+        order: NDArray[np.uint32],
+        feedback: NDArray[np.float32],
+        importance: NDArray[np.float32],
+        codes: NDArray[np.uint8],
+    ) -> None: ...
+    # scale=None leaves the scales as they are.
+    def descend(
+        self,
+        weights: NDArray[np.float32 | np.float16 | np.uint16],
+        *,
+        element: Codec,
+        width: int,
+        scale: Codec | None,
+        tensor_scale: float | None,
+        scales: NDArray[np.float32],
+        zeros: NDArray[np.uint8] | None,
+        hessian: NDArray[np.float32],
+        damping: float,
+        sweeps: int,
+        codes: NDArray[np.uint8],
+    ) -> None: ...
+
 # The instruction sets that this machine runs, the best first.
 def isas() -> list[str]: ...
 

@@ -1,0 +1,71 @@
+"""``gptq``: codes that make up for each other's errors, as the layer's inputs go together.
+
+GPTQ (Frantar et al., arXiv 2210.17323) on the scales of `hessian_diag`, then sweeps of coordinate descent over codes
+and scales. Columns are rounded in the order of their importance while blocks stay runs of columns of the file ("static
+activation order"): every engine loads the result. Given the statistics the bytes are the same on every machine.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from halve.algorithms.base import Algorithm, Needs, Prepared
+from halve.algorithms.kernels import best
+from halve.algorithms.kernels.candidates import exact
+from halve.algorithms.kernels.descent import descend, moves_scales
+from halve.algorithms.kernels.factor import Factor, factor
+from halve.algorithms.kernels.feedback import feed_back
+from halve.algorithms.kernels.importance import weighted
+from halve.algorithms.kernels.rows import Rows
+from halve.algorithms.kernels.values import Floats
+from halve.errors import UnsupportedError
+from halve.schemes import Block
+from halve.schemes.qtensor import QTensor
+from halve.schemes.quantize import ScaleRule, Weights
+from halve.schemes.statistics import Statistics
+
+DAMPING = 0.01
+SWEEPS = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gptq:
+    block: Block
+    hessian: Floats
+    factor: Factor
+    sweeps: int
+
+    def quantize(self, w: Weights, *, rule: ScaleRule | None = None, tensor_scale: float | None = None) -> QTensor:
+        importance = weighted(self.block, w.shape[-1], self.hessian.diagonal())
+        start = best.quantize(self.block, w, importance, exact(self.block), rule=rule, tensor_scale=tensor_scale)
+        rows = Rows.of(start)
+        rows = replace(rows, codes=feed_back(w, rows, self.factor))
+        codes, scales = descend(w, rows, self.hessian, damping=self.factor.damping, sweeps=self.sweeps)
+        return QTensor(
+            self.block, codes, scales if moves_scales(rows) else start.scales, start.tensor_scale, start.zeros
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gptq(Algorithm):
+    """Rounding with feedback, then coordinate descent."""
+
+    name: ClassVar[str] = "gptq"
+    about: ClassVar[str] = "codes that make up for each other's errors"
+    needs: ClassVar[Needs] = "hessian"
+
+    damping: float = DAMPING
+    sweeps: int = SWEEPS
+
+    def prepared(self, block: Block, statistics: Statistics | None) -> Prepared:
+        """Factorises the Hessian.
+
+        Raises UnsupportedError for a block without scales or statistics without a Hessian, FormatError for a matrix
+        that is none.
+        """
+        best.require_scales(block, self.name)
+        if statistics is None or statistics.hessian is None:
+            raise UnsupportedError(f"{self.name} needs the Hessian of the inputs", hint="make it: halve calibrate")
+        return _Gptq(block, statistics.hessian, factor(statistics.hessian, damping=self.damping), self.sweeps)
+
+
+ALGORITHM = Gptq()

@@ -1,0 +1,1 @@
+"""The arithmetic that algorithms share: numpy references, and native kernels with the same bits."""
