@@ -18,12 +18,17 @@ BLOCK_SCALES = {  # where the float16 fields of a block stand, as slices of its 
     "Q5_K": slice(0, 4),
     "Q6_K": slice(208, 210),
 }
+BYTE_SCALES = {"MXFP4": (slice(0, 1), 118, 124), "NVFP4": (slice(0, 4), 1, 127)}  # and the range of their codes
 
 
 def random_blocks(rng: np.random.Generator, encoding: str, rows: int, columns: int) -> NDArray[np.uint8]:
     """Stored bytes of a matrix: any codes, scales of ordinary size."""
     size, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[encoding]]
     raw = rng.integers(0, 256, (rows, columns // size, nbytes), dtype=np.uint8)
+    if encoding in BYTE_SCALES:
+        where, low, high = BYTE_SCALES[encoding]
+        raw[:, :, where] = rng.integers(low, high, raw[:, :, where].shape)
+        return raw.reshape(rows, -1)
     where = BLOCK_SCALES[encoding]
     scales = rng.uniform(-0.1, 0.1, (rows, columns // size, (where.stop - where.start) // 2)).astype(np.float16)
     raw[:, :, where] = scales.view(np.uint8)
@@ -32,7 +37,7 @@ def random_blocks(rng: np.random.Generator, encoding: str, rows: int, columns: i
 
 def stored(rng: np.random.Generator, encoding: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """Random stored data of any type that can be read; vectors are float32, as converters write them."""
-    if len(shape) > 1 and encoding in BLOCK_SCALES:
+    if len(shape) > 1 and encoding in (*BLOCK_SCALES, *BYTE_SCALES):
         return random_blocks(rng, encoding, *shape)
     values = rng.standard_normal(shape, dtype=np.float32)
     if len(shape) == 1 or encoding == "F32":

@@ -74,13 +74,14 @@ def test_no_other_code_is_nearer_under_the_scale(quantize, block, rule, kind):
     values = reference.value_table(block.element_format).astype(np.float64)
     values = values[np.isfinite(values)]
     zeros = 0 if t.zeros is None else elementwise(block, t.zeros, t.shape)
+    mins = 0 if t.mins is None else elementwise(block, t.mins, t.shape)
     step = exact_step(t)
-    chosen = np.abs((reference.decode(block.element_format, t.codes) - zeros) * step - w)
+    chosen = np.abs((reference.decode(block.element_format, t.codes) - zeros) * step + mins - w)
     best = np.full(w.shape, np.inf)
     for value in values:
-        best = np.minimum(best, np.abs((value - zeros) * step - w))
+        best = np.minimum(best, np.abs((value - zeros) * step + mins - w))
     # The quotient is rounded to float32 before it is compared with the middle of two values.
-    assert (chosen <= best + np.abs(w) * 2.0**-23 + np.abs(step) * 1e-30).all()
+    assert (chosen <= best + (np.abs(w) + np.abs(mins)) * 2.0**-23 + np.abs(step) * 1e-30).all()
 
 
 @pytest.mark.parametrize(("block", "rule"), RULES)
@@ -229,7 +230,10 @@ def test_dequantize_is_value_times_step(quantize, block, rule):
     t = quantize(block, gaussian(6, 256), rule=rule)
     values = reference.decode(block.element_format, t.codes).astype(np.float64)
     zeros = 0 if t.zeros is None else elementwise(block, t.zeros, t.shape)
-    np.testing.assert_array_equal(q.dequantize(t), ((values - zeros) * exact_step(t)).astype(np.float32))
+    expected = ((values - zeros) * exact_step(t)).astype(np.float32)
+    if t.mins is not None:  # added in float32
+        expected += elementwise(block, t.mins, t.shape).astype(np.float32)
+    np.testing.assert_array_equal(q.dequantize(t), expected)
     np.testing.assert_array_equal(q.dequantize(t), q.dequantize_reference(t))
 
 
@@ -239,6 +243,19 @@ def test_mins_are_added():
         block, np.full((1, 32), 3, np.uint8), np.full((1, 1), 0.5, np.float32), mins=np.full((1, 1), -1, np.float32)
     )
     assert (q.dequantize(t) == 0.5).all()
+
+
+@pytest.mark.parametrize("shift", [-3, 0, 100])
+def test_minima_hold_the_lowest_weight_and_codes_reach_the_highest(quantize, shift):
+    w = np.linspace(0, 4, 128, dtype=np.float32).reshape(2, 64) + np.float32(shift)
+    t = quantize(schemes.get("int4_min_g32").weight, w)
+    blocks = w.reshape(2, 2, 32)
+    np.testing.assert_array_equal(t.mins, blocks.min(-1).astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(t.scales, (np.ptp(blocks, -1) / np.float32(15)).astype(np.float16))
+    assert (t.codes.reshape(2, 2, 32).min(-1) == 0).all()
+    assert (t.codes.reshape(2, 2, 32).max(-1) == 15).all()
+    one = quantize(schemes.get("int4_min_g32").weight, np.full((1, 32), shift, np.float32))
+    assert (q.dequantize(one) == shift).all()
 
 
 def test_zero_points_hold_zero_and_the_ends_of_the_range(quantize):

@@ -9,7 +9,7 @@ from halve.formats import FORMATS
 from halve.schemes import SCHEMES, Block
 from halve.schemes.quantize import quantize
 
-# Bits a weight in the limit of a large tensor, added up by hand: element + scale / block (+ zero point / block).
+# Bits a weight in the limit of a large tensor, added up by hand: element + (scale + zero point + minimum) / block.
 BPW = {
     "fp32": 32,
     "bf16": 16,
@@ -33,6 +33,7 @@ BPW = {
     "w4a16": 4.125,
     "w4a16_asym": 4.15625,
     "int4_g32": 4.5,
+    "int4_min_g32": 5,
     "int8_g32": 8.5,
     "nf4": 4.5,
 }
@@ -52,17 +53,18 @@ STORED_BITS = {
     "w4a16": WEIGHTS * 4 + 4096 * 112 * 16,
     "w4a16_asym": WEIGHTS * 4 + 4096 * 112 * (16 + 4),
     "int4_g32": WEIGHTS * 4 + 4096 * 448 * 16,
+    "int4_min_g32": WEIGHTS * 4 + 4096 * 448 * (16 + 16),
     "int8_g32": WEIGHTS * 8 + 4096 * 448 * 16,
     "nf4": WEIGHTS * 4 + 4096 * 224 * 32,
 }
 
 
 def bits_stored(block, rows, columns):
-    """Bits of codes, scales, zero points and tensor scale of a [rows, columns] weight."""
+    """Bits of codes, scales, minima, zero points and tensor scale of a [rows, columns] weight."""
     bits = rows * columns * block.element_format.storage_bits
     down, across = block.scale_shape(rows, columns)
     if block.scale_format is not None:
-        bits += down * across * block.scale_format.storage_bits
+        bits += down * across * block.scale_format.storage_bits * (1 + block.minimum)
     if block.zero_point:
         bits += down * across * block.element_format.storage_bits
     return bits + 32 * block.tensor_scale
@@ -89,6 +91,7 @@ def test_a_quantized_tensor_holds_as_many_numbers_as_the_sizes_say(name):
     bits = q.codes.size * block.element_format.storage_bits
     bits += q.scales.size * (block.scale_format.storage_bits if block.scale_format else 0)
     bits += 0 if q.zeros is None else q.zeros.size * block.element_format.storage_bits
+    bits += 0 if q.mins is None else q.mins.size * block.scale_format.storage_bits
     bits += 0 if q.tensor_scale is None else 32
     assert bits == bits_stored(block, 6, 256)
 

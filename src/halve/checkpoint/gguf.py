@@ -32,8 +32,8 @@ MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 MAX_NESTING = 4
 WINDOW = 1 << 18
 
-_BOOL, _STRING, _ARRAY = 7, 8, 9
-_NUMBERS: dict[int, np.dtype[Any]] = {  # gguf_metadata_value_type -> numpy dtype
+BOOL, STRING, ARRAY = 7, 8, 9
+NUMBERS: dict[int, np.dtype[Any]] = {  # gguf_metadata_value_type -> numpy dtype
     0: np.dtype("<u1"),
     1: np.dtype("<i1"),
     2: np.dtype("<u2"),
@@ -41,7 +41,7 @@ _NUMBERS: dict[int, np.dtype[Any]] = {  # gguf_metadata_value_type -> numpy dtyp
     4: np.dtype("<u4"),
     5: np.dtype("<i4"),
     6: np.dtype("<f4"),
-    _BOOL: np.dtype("?"),
+    BOOL: np.dtype("?"),
     10: np.dtype("<u8"),
     11: np.dtype("<i8"),
     12: np.dtype("<f8"),
@@ -51,8 +51,8 @@ _LEAST_STRING = 8
 _LEAST_ARRAY = 4 + 8
 _LEAST_PAIR = _LEAST_STRING + 4 + 1
 _LEAST_TENSOR = _LEAST_STRING + 4 + 8 + 4 + 8
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
+U32 = struct.Struct("<I")
+U64 = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +208,11 @@ class _Header:
 
     def _u32(self, field: str) -> int:
         self._field = field
-        value: int = _U32.unpack(self._take(4))[0]
+        value: int = U32.unpack(self._take(4))[0]
         return value
 
     def _u64(self) -> int:
-        value: int = _U64.unpack(self._take(8))[0]
+        value: int = U64.unpack(self._take(8))[0]
         return value
 
     def _count(self, least: int) -> int:
@@ -272,30 +272,30 @@ class _Header:
             self._fail(f"invalid UTF-8 in a string of {length} bytes, at its byte {error.start}")
 
     def _value(self, kind: int, depth: int) -> Any:
-        if kind in _NUMBERS:
+        if kind in NUMBERS:
             value = self._numbers(kind, 1)[0]
             # The shortest decimal that gives the same float32: 1e-05 rather than 9.999999747378752e-06.
             return float(str(value)) if value.dtype == np.float32 else value.item()
-        if kind == _STRING:
+        if kind == STRING:
             return self._string()
-        if kind != _ARRAY:
+        if kind != ARRAY:
             self._fail(f"unknown value type {kind}")
         if depth == MAX_NESTING:
             self._fail(f"arrays are nested deeper than {MAX_NESTING}")
         element = self._u32(self._field)
-        if element in _NUMBERS:
-            return self._numbers(element, self._count(_NUMBERS[element].itemsize))
-        if element == _STRING:
+        if element in NUMBERS:
+            return self._numbers(element, self._count(NUMBERS[element].itemsize))
+        if element == STRING:
             return [self._string() for _ in range(self._entries(_LEAST_STRING))]
-        if element != _ARRAY:
+        if element != ARRAY:
             self._fail(f"unknown array type {element}")
-        return [self._value(_ARRAY, depth + 1) for _ in range(self._entries(_LEAST_ARRAY))]
+        return [self._value(ARRAY, depth + 1) for _ in range(self._entries(_LEAST_ARRAY))]
 
     def _numbers(self, kind: int, count: int) -> NDArray[Any]:
-        raw = np.frombuffer(self._take(count * _NUMBERS[kind].itemsize), np.uint8)
-        if kind == _BOOL and raw.size and raw.max() > 1:
+        raw = np.frombuffer(self._take(count * NUMBERS[kind].itemsize), np.uint8)
+        if kind == BOOL and raw.size and raw.max() > 1:
             self._fail(f"a bool is {raw.max()}, not 0 or 1")
-        values: NDArray[Any] = raw.view(_NUMBERS[kind])
+        values: NDArray[Any] = raw.view(NUMBERS[kind])
         return values
 
     def tensors(self, count: int, metadata: Metadata) -> dict[str, GgufTensor]:

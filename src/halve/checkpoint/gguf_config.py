@@ -1,6 +1,7 @@
 """The config.json that the metadata of a GGUF file implies."""
 
 import logging
+from collections.abc import Iterator
 from math import pi
 from typing import Any
 
@@ -14,8 +15,10 @@ from halve.errors import CheckpointError, UnsupportedError
 logger = logging.getLogger("halve")
 
 _TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+CARRIED = "gguf"  # key of config.json for what a GGUF file says of the model's name, licence and origin
 # A converter writes llama3 rope scaling as a table of frequency divisors and drops the parameters. All models in
-# circulation share the two band edges; most share the context, which converters even assume.
+# circulation share the two band edges; most share the context, which converters even assume. A divisor between the
+# bands tells it, where there is one.
 _LOW_FREQ_FACTOR, _HIGH_FREQ_FACTOR = 1.0, 4.0
 _LLAMA3_CONTEXTS = (8192, 2048, 4096, 16384, 32768, 65536, 131072)
 
@@ -62,7 +65,20 @@ def build_config(
         config["mlp_bias"] = model.mlp_biased
     for key in ("bos", "eos", "pad"):
         config[f"{key}_token_id"] = special_token(metadata, key, geometry.vocab)
+    if said := _general(metadata):
+        config[CARRIED] = said
     return config
+
+
+def _general(metadata: Metadata) -> dict[str, Any]:
+    """What is said of the model in words, which has no place of its own in config.json."""
+    said = {key.removeprefix("general."): value for key, value in metadata.items() if key.startswith("general.")}
+    return {
+        key: value
+        for key, value in said.items()
+        if key not in ("architecture", "type")
+        and (isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)))
+    }
 
 
 def special_token(metadata: Metadata, key: str, vocab: int) -> int | None:
@@ -117,7 +133,7 @@ def _llama3_scaling(
         return None
     wavelengths = 2 * pi * theta ** (np.arange(0, head, 2) / head)
     factor = float(factors.max())
-    for context in _LLAMA3_CONTEXTS if factor > 0 else ():
+    for context in _llama3_contexts(factors, wavelengths, factor):
         smooth = np.clip((context / wavelengths - _LOW_FREQ_FACTOR) / (_HIGH_FREQ_FACTOR - _LOW_FREQ_FACTOR), 0, 1)
         if factors.shape == smooth.shape and np.allclose(factors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-4):
             return {
@@ -131,3 +147,15 @@ def _llama3_scaling(
         f"{metadata.path}: {ROPE_FACTORS} is no table of llama3 rope scaling",
         hint="quantize the original safetensors checkpoint",
     )
+
+
+def _llama3_contexts(factors: NDArray[np.float32], wavelengths: NDArray[np.float64], factor: float) -> Iterator[int]:
+    """Contexts that may have made this table: the usual ones, and what a divisor between the bands says."""
+    if factor <= 0:
+        return
+    yield from _LLAMA3_CONTEXTS
+    if factors.shape == wavelengths.shape:
+        for divisor, wavelength in zip(factors.tolist(), wavelengths.tolist(), strict=True):
+            if 1 < divisor < factor:
+                smooth = (1 / divisor - 1 / factor) / (1 - 1 / factor)
+                yield round((smooth * (_HIGH_FREQ_FACTOR - _LOW_FREQ_FACTOR) + _LOW_FREQ_FACTOR) * wavelength)

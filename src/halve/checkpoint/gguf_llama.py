@@ -1,7 +1,7 @@
 """Llama-like models in GGUF: Hugging Face names and the order of q/k rows.
 
-A converter renames every tensor, and for `llama` it also interleaves the two rotary halves of each q/k head. Both are
-undone here. What the model class cannot hold exactly is refused rather than dropped.
+A converter renames every tensor, and for `llama` it also interleaves the two rotary halves of each q/k head. Both ways
+are here. What the model class cannot hold exactly is refused rather than dropped.
 """
 
 import re
@@ -70,6 +70,8 @@ _HEAD_NORMS = {
     "attn_k_norm": ("self_attn.k_norm", ("head",)),
 }
 _NAME = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(\w+)\.(weight|bias)")
+_HF_NAME = re.compile(r"model\.layers\.(0|[1-9]\d{0,8})\.(.+)")
+_SCALE = re.compile(r"(.+)\.(scale|input_scale)")  # factors of a matrix and of its inputs, which NVFP4 needs
 # Multipliers of other families that some converters file under `llama`; these model classes have no place for them.
 _MULTIPLIERS = (
     "logit_scale",
@@ -107,10 +109,15 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a tensor comes from. ``head`` > 0: its rows are interleaved within heads of that many rows."""
+    """Where a tensor comes from. ``head`` > 0: its rows are interleaved within heads of that many rows.
+
+    ``scale`` and ``input_scale``: one number each, a factor of the matrix and the scale of its inputs.
+    """
 
     tensor: GgufTensor
     head: int = 0
+    scale: GgufTensor | None = None
+    input_scale: GgufTensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +162,22 @@ def source_rows(start: int, stop: int, head: int) -> NDArray[np.intp]:
     return source
 
 
+def gguf_name(architecture: Architecture, name: str) -> tuple[str, bool] | None:
+    """The name that the Hugging Face tensor ``name`` has in GGUF, and whether its rows are interleaved within heads.
+
+    None where the architecture has no place for it.
+    """
+    module, _, kind = name.rpartition(".")
+    match = _HF_NAME.fullmatch(module)
+    table = _BLOCK | (_HEAD_NORMS if architecture.head_norms else {}) if match else _MODEL
+    wanted = match[2] if match else module
+    stem = next((stem for stem, (new, _) in table.items() if new == wanted), None)
+    if stem is None or kind not in ("weight", "bias", "scale", "input_scale"):
+        return None
+    rows = kind in ("weight", "bias") and architecture.interleaved and stem in (_Q, _K)
+    return f"blk.{match[1]}.{stem}.{kind}" if match else f"{stem}.{kind}", rows
+
+
 def map_model(metadata: Metadata, tensors: Mapping[str, GgufTensor]) -> Model:
     """Name the tensors as transformers does.
 
@@ -191,6 +214,27 @@ def _refuse_uncarried(metadata: Metadata, name: str) -> None:
                 f" {ARCHITECTURES[name].class_name}",
                 hint="quantize the original safetensors checkpoint",
             )
+
+
+def _scales(metadata: Metadata, tensors: Mapping[str, GgufTensor]) -> dict[str, GgufTensor]:
+    """Return the factors of matrices: all tensors called ``*.scale`` and ``*.input_scale``."""
+    scales = {}
+    for name, tensor in tensors.items():
+        if not (match := _SCALE.fullmatch(name)):
+            continue
+        weight = tensors.get(f"{match[1]}.weight")
+        if weight is None or len(weight.shape) != 2 or match[1] == "token_embd":
+            raise UnsupportedError(
+                f"{metadata.path}: tensor {name!r} scales no matrix of a linear layer",
+                hint="quantize the original safetensors checkpoint",
+            )
+        if tensor.encoding.name != "F32" or tensor.shape != (1,):
+            raise CheckpointError(
+                f"{metadata.path}: tensor {name!r} is {tensor.encoding.name} of shape {tensor.shape}, not one F32",
+                hint=DAMAGED,
+            )
+        scales[name] = tensor
+    return scales
 
 
 def _geometry(metadata: Metadata, name: str, tensors: Mapping[str, GgufTensor]) -> Geometry:
@@ -253,8 +297,9 @@ def _sources(
     }
     sources: dict[str, Source] = {}
     biases: dict[int, set[str]] = {}
+    scales = _scales(metadata, tensors)
     for name, tensor in tensors.items():
-        if name == ROPE_FACTORS or ROTARY_TABLE.fullmatch(name):
+        if name == ROPE_FACTORS or ROTARY_TABLE.fullmatch(name) or name in scales:
             continue
         if (match := _NAME.fullmatch(name)) and match[2] in block and int(match[1]) < geometry.layers:
             new, sizes = block[match[2]]
@@ -275,7 +320,9 @@ def _sources(
             raise CheckpointError(
                 f"{metadata.path}: tensor {name!r} has shape {tensor.shape}, the metadata says {shape}", hint=DAMAGED
             )
-        sources[new] = Source(tensor, geometry.head if rotated else 0)
+        stem = name.removesuffix(".weight")
+        factors = (scales.get(f"{stem}.scale"), scales.get(f"{stem}.input_scale"))
+        sources[new] = Source(tensor, geometry.head if rotated else 0, *factors)
     layers = range(geometry.layers)
     for name in chain(
         (name for name in names if name != "output.weight"),
