@@ -5,6 +5,8 @@
     python benchmarks/peers.py NAME --prepare       # make `.peers/NAME` from `benchmarks/peers/NAME.txt`
 
 To renew the pins of a peer, resolve its first block of requirements in an empty environment and paste `pip freeze`.
+A line `# without: NAME...` names packages that the peer asks for and that only do harm here: then nothing but what the
+file pins is installed.
 """
 
 import argparse
@@ -22,6 +24,8 @@ ENVIRONMENTS = HERE.parent / ".peers"
 REQUIREMENTS = HERE / "peers"
 RUNNERS = HERE / "runners"
 STAMP = "installed.txt"  # in an environment: the requirements it was made from, written last
+
+WITHOUT = "# without: "  # in a file of requirements: see the top
 
 State = Literal["ready", "outdated", "missing"]
 
@@ -59,9 +63,27 @@ def prepare(name: str) -> None:
     venv.create(environment, clear=True, with_pip=True)
     interpreter = str(environment / "bin" / "python")
     pip = [interpreter, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--requirement", requirements], check=True, stdout=sys.stderr)
-    subprocess.run([*pip, "check"], check=True, stdout=sys.stderr)
+    without = _without(requirements)
+    install = ["install", "--quiet", *(["--no-deps"] if without else []), "--requirement", requirements]
+    subprocess.run([*pip, *install], check=True, stdout=sys.stderr)
+    _check(pip, without)
     shutil.copyfile(requirements, environment / STAMP)
+
+
+def _without(requirements: Path) -> set[str]:
+    """Packages that the peer asks for and must not have."""
+    lines = requirements.read_text().splitlines()
+    return {name for line in lines if line.startswith(WITHOUT) for name in line.removeprefix(WITHOUT).split()}
+
+
+def _check(pip: list[str], without: set[str]) -> None:
+    """Raise CalledProcessError where pip misses anything but the packages in ``without``."""
+    done = subprocess.run([*pip, "check"], stdout=subprocess.PIPE, text=True, check=False)
+    lacking = {f"requires {name}, which is not installed." for name in without}
+    broken = [line for line in done.stdout.splitlines() if not any(line.endswith(end) for end in lacking)]
+    if done.returncode and broken:
+        print(*broken, sep="\n", file=sys.stderr)
+        raise subprocess.CalledProcessError(done.returncode, done.args)
 
 
 def run(name: str, script: str, *arguments: str | Path) -> measure.Run:

@@ -1,11 +1,20 @@
-"""Which tensors of a checkpoint are weights of linear layers that lose little when quantized."""
+"""Which tensors of a checkpoint are weights of linear layers that lose little when quantized, by names of many models.
+
+`halve.models.arch` adds what single architectures have beside these.
+"""
 
 import re
 
 OUTPUT_HEAD = "lm_head"  # module name in every Hugging Face causal language model
 
 KEPT = (  # what engines keep in 16 bits, and why, tried in this order
-    (re.compile(r"(^|.*\.)(vision_tower|vision_model|visual|multi_modal_projector|audio_tower)\."), "vision or audio"),
+    (
+        re.compile(
+            r"(^|.*\.)(vision_tower|vision_model|vision_encoder|visual|image_tower|video_tower|audio_tower|audio_model"
+            r"|multi_modal_projector|mm_projector|patch_merge_mlp|connector|embed_tokens_extend|embed_vision|embed_audio)\."
+        ),
+        "vision or audio",
+    ),
     (re.compile(r"(^|.*\.)(lm_head|embed_out|score|classifier)\.weight$"), "output head"),
     (
         re.compile(r"(^|.*\.)(embed_tokens|embed_positions|wte|wpe|embeddings?|\w+_embeddings?)(\.\w+)*\.weight$"),

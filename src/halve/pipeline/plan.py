@@ -10,8 +10,9 @@ from halve import layouts, schemes
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo
 from halve.errors import FormatError, RecipeError, UnsupportedError
 from halve.layouts.base import Contents, Layout, module
-from halve.models.fused import fused_group
-from halve.models.linear import OUTPUT_HEAD, why_kept
+from halve.models import arch
+from halve.models.arch import Architecture
+from halve.models.linear import OUTPUT_HEAD
 from halve.schemes import Scheme
 from halve.schemes.recipe import Recipe, matches
 
@@ -138,10 +139,9 @@ class Plan:
 
         The output head of a model with tied embeddings has no tensor of its own and is a linear module all the same.
         """
-        reasons = ("", "output head", "router", "vision or audio")
+        architecture = arch.of(self.config)
         kept = [t.source for t in self.tensors if t.action == "keep"]
-        matrices = [info for info in kept if info.name.endswith(".weight") and len(info.shape) == 2]
-        names = [module(info.name) for info in matrices if why_kept(info.name, 2) in reasons]
+        names = [module(info.name) for info in kept if architecture.is_linear(info.name, len(info.shape))]
         tied = all(t.source.name != f"{OUTPUT_HEAD}.weight" for t in self.tensors)
         return [*names, OUTPUT_HEAD] if tied else names
 
@@ -201,7 +201,11 @@ def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     _check_overrides(used)
     _check_patterns(recipe, checkpoint)
     main = used[recipe.scheme]
-    kept = {name: _why(info, main, recipe) or layout.why_kept(info) for name, info in checkpoint.tensors.items()}
+    architecture = arch.of(checkpoint.config)
+    kept = {
+        name: _why(info, main, recipe, architecture) or layout.why_kept(info)
+        for name, info in checkpoint.tensors.items()
+    }
     weights: dict[str, list[TensorInfo]] = {name: [] for name in used}
     for name, why in kept.items():
         if not why:
@@ -213,7 +217,9 @@ def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
         )
     bound = {name: _bound(used[name], of_it, layout) for name, of_it in weights.items()}
     tensors = tuple(
-        _kept(layout, info, kept[name]) if kept[name] else _quantized(layout, info, bound[recipe.scheme_of(name)])
+        _kept(layout, info, kept[name])
+        if kept[name]
+        else _quantized(layout, architecture, info, bound[recipe.scheme_of(name)])
         for name, info in checkpoint.tensors.items()
     )
     _check_names(tensors)
@@ -236,16 +242,19 @@ def assemble(checkpoint: Checkpoint, scheme: Scheme, recipe: Recipe, tensors: tu
         warnings.append(
             "config.json names Python code (auto_map), which is not copied: copy it from the source yourself"
         )
-    return Plan(scheme, recipe, tensors, config, files, (*warnings, *_fused_apart(tensors)))
+    architecture = arch.of(config)
+    if architecture.warning and not scheme.dense:
+        warnings.append(architecture.warning)
+    return Plan(scheme, recipe, tensors, config, files, (*warnings, *_fused_apart(architecture, tensors)))
 
 
-def _fused_apart(tensors: tuple[TensorPlan, ...]) -> Iterator[str]:
+def _fused_apart(architecture: Architecture, tensors: tuple[TensorPlan, ...]) -> Iterator[str]:
     """Fused layers whose parts differ."""
     kinds: dict[str, set[str]] = {}
     for tensor in tensors:
         if tensor.scheme or tensor.why.startswith("--ignore"):
             kind = tensor.scheme.name if tensor.scheme else "ignored"
-            kinds.setdefault(fused_group(tensor.source.name), set()).add(kind)
+            kinds.setdefault(architecture.fused_group(tensor.source.name), set()).add(kind)
     for group, of_it in kinds.items():
         if len(of_it) > 1:
             yield f"the parts of {group} are {' and '.join(sorted(of_it))}: engines that fuse them refuse it"
@@ -303,7 +312,7 @@ def default_layout(scheme: Scheme) -> str:
     )
 
 
-def _why(info: TensorInfo, scheme: Scheme, recipe: Recipe) -> str:
+def _why(info: TensorInfo, scheme: Scheme, recipe: Recipe, architecture: Architecture) -> str:
     if info.dtype not in FLOATS:
         return f"{info.dtype}, not a float that can be quantized"
     if pattern := matches(recipe.ignore, info.name):
@@ -311,7 +320,7 @@ def _why(info: TensorInfo, scheme: Scheme, recipe: Recipe) -> str:
     if scheme.dense:
         return f"already {info.dtype}" if FLOATS[info.dtype] == scheme.weight.element else ""
     included = matches(recipe.include, info.name)
-    why = why_kept(info.name, len(info.shape))
+    why = architecture.why_kept(info.name, len(info.shape))
     if included and (len(info.shape) != 2 or why in ("not a weight", "embedding")):
         raise RecipeError(
             f"--include {included}: {info.name} is no linear layer ({why})",
@@ -359,8 +368,8 @@ def _kept(layout: Layout, info: TensorInfo, why: str) -> TensorPlan:
     return TensorPlan(info, None, why, module(info.name), (layout.kept(info),))
 
 
-def _quantized(layout: Layout, info: TensorInfo, scheme: Scheme) -> TensorPlan:
-    return TensorPlan(info, scheme, "", fused_group(info.name), tuple(_entries(layout, info, scheme)))
+def _quantized(layout: Layout, architecture: Architecture, info: TensorInfo, scheme: Scheme) -> TensorPlan:
+    return TensorPlan(info, scheme, "", architecture.fused_group(info.name), tuple(_entries(layout, info, scheme)))
 
 
 def _becomes(scheme: Scheme) -> str:

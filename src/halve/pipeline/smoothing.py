@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo, read_array
 from halve.errors import UnsupportedError
-from halve.models.edges import Edge, edges
+from halve.models import arch
+from halve.models.arch import Edge
 from halve.pipeline.bands import read_bands
 from halve.pipeline.plan import Plan
 from halve.pipeline.statistics import StatisticsFile
@@ -31,7 +32,8 @@ def fold(checkpoint: Checkpoint, statistics: StatisticsFile | None, job: Plan, t
             hint="add --calibrate builtin, or --stats with a file of `halve calibrate`",
         )
     quantized = {tensor.source.name for tensor in job.quantized}
-    found = [edge for edge in edges(checkpoint.tensors, checkpoint.config) if quantized.issuperset(edge.consumers)]
+    edges = arch.of(checkpoint.config).edges(checkpoint.tensors)
+    found = [edge for edge in edges if quantized.issuperset(edge.consumers) and not edge.offset and not edge.first_row]
     if not found:
         raise UnsupportedError(
             f"{checkpoint.path}: halve knows no channels of this architecture that could be smoothed",
@@ -67,13 +69,16 @@ def _along(edge: Edge, checkpoint: Checkpoint, statistics: StatisticsFile, weigh
         edge.shared(inputs), edge.shared(np.maximum.reduce([weights[name] for name in edge.consumers]))
     )
     producer = checkpoint.tensors[edge.producer]
+    if len(producer.shape) == 1 and edge.bias:
+        return Folding()
     if len(producer.shape) == 1:
         rows, columns = through_norm(_vector(checkpoint, producer), wanted, DTYPES[producer.dtype])
         return Folding({edge.producer: rows}, dict.fromkeys(edge.consumers, columns))
     rows = np.float32(1) / wanted
-    bias = edge.producer.removesuffix(".weight") + ".bias"
-    changed = [name for name in (edge.producer, bias) if name in checkpoint.tensors]
-    return Folding(dict.fromkeys(changed, rows), dict.fromkeys(edge.consumers, edge.spread(wanted)))
+    return Folding(
+        dict.fromkeys(filter(None, (edge.producer, edge.bias)), rows),
+        dict.fromkeys(edge.consumers, edge.spread(wanted)),
+    )
 
 
 def _vector(checkpoint: Checkpoint, info: TensorInfo) -> NDArray[Any]:
