@@ -1,4 +1,4 @@
-"""What calibrated quantization buys: KL divergence by scheme and algorithm on five kinds of text, beside plain rounding.
+"""What calibrated quantization buys: KL divergence by scheme and algorithm on five kinds of text, beside rounding.
 
 Passages are paired: every ratio is between means over the same passages, and "better" and "not worse" are bounds of a
 paired bootstrap over them. Of licences, scripture and speeches nothing is ever read in calibration or in choosing.
@@ -21,8 +21,8 @@ import numpy as np
 import halve
 import texts
 from halve.evaluate.evaluator import Evaluator
-from halve.pipeline.calibrate import calibrate
 from halve.pipeline import smollm2
+from halve.pipeline.calibrate import calibrate
 from measure import Figure
 
 RESAMPLES = 10_000

@@ -4,8 +4,8 @@ import runpy
 
 import numpy as np
 import pytest
-from golden.arch.weights import ARCHITECTURES, FOLDER
 
+from golden.arch.weights import ARCHITECTURES, FOLDER
 from halve.models import arch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.arch.weights import ARCHITECTURES, FORMS, FUSED, Weight, tensors
 
+from golden.arch.weights import ARCHITECTURES, FORMS, FUSED, Weight, tensors
 from halve.errors import CheckpointError
 from halve.models import arch, linear
 from halve.models.arch import Edge, Stack, Wrapper
@@ -113,7 +113,9 @@ def test_families_that_vllm_has_no_code_for():
 
 def test_every_architecture_is_tested_or_says_that_it_is_guessed():
     configs = [case["config"] for case in ARCHITECTURES.values()]
-    tested = {c["model_type"] for c in configs} | {c["text_config"]["model_type"] for c in configs if "text_config" in c}
+    tested = {c["model_type"] for c in configs} | {
+        c["text_config"]["model_type"] for c in configs if "text_config" in c
+    }
     stated = {model_type for family in arch.families() for model_type in family.model_types}
     assert stated == tested
     guessed = [model_type for family in arch.families() for model_type in family.guessed]
@@ -188,7 +190,12 @@ def test_the_hidden_size_tells_the_orientation(model_type, hidden, shapes, trans
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("gate_up_proj", (3, 96, 60)), ("gate_up_proj", (3, 95, 64)), ("down_proj", (3, 60, 48)), ("down_proj", (0, 64, 1))],
+    [
+        ("gate_up_proj", (3, 96, 60)),
+        ("gate_up_proj", (3, 95, 64)),
+        ("down_proj", (3, 60, 48)),
+        ("down_proj", (0, 64, 1)),
+    ],
 )
 def test_shapes_that_are_no_experts(name, shape):
     of = arch.of({"model_type": "qwen3_moe", "hidden_size": 64})

@@ -15,6 +15,7 @@ from halve.algorithms.kernels.descent import descend, moves_scales
 from halve.algorithms.kernels.factor import Factor, factor
 from halve.algorithms.kernels.feedback import feed_back
 from halve.algorithms.kernels.importance import weighted
+from halve.algorithms.kernels.minimum import above_minimum, without_minimum
 from halve.algorithms.kernels.rows import Rows
 from halve.algorithms.kernels.values import Floats
 from halve.errors import UnsupportedError
@@ -65,7 +66,8 @@ class Gptq(Algorithm):
         best.require_scales(block, self.name)
         if statistics is None or statistics.hessian is None:
             raise UnsupportedError(f"{self.name} needs the Hessian of the inputs", hint="make it: halve calibrate")
-        return _Gptq(block, statistics.hessian, factor(statistics.hessian, damping=self.damping), self.sweeps)
+        found = factor(statistics.hessian, damping=self.damping)
+        return above_minimum(block, _Gptq(without_minimum(block), statistics.hessian, found, self.sweeps))
 
 
 ALGORITHM = Gptq()

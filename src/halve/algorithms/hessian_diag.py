@@ -12,6 +12,7 @@ from halve.algorithms.base import Algorithm, Needs, Prepared
 from halve.algorithms.kernels import best
 from halve.algorithms.kernels.candidates import exact
 from halve.algorithms.kernels.importance import weighted
+from halve.algorithms.kernels.minimum import above_minimum, without_minimum
 from halve.algorithms.kernels.values import Floats
 from halve.errors import UnsupportedError
 from halve.schemes import Block
@@ -42,7 +43,7 @@ class HessianDiag(Algorithm):
         best.require_scales(block, self.name)
         if statistics is None:
             raise UnsupportedError(f"{self.name} needs statistics of the inputs", hint="make them: halve calibrate")
-        return _LeastOutputError(block, statistics.mean_square)
+        return above_minimum(block, _LeastOutputError(without_minimum(block), statistics.mean_square))
 
 
 ALGORITHM = HessianDiag()

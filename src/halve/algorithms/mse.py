@@ -11,6 +11,7 @@ from halve.algorithms.base import Algorithm, Needs, Prepared
 from halve.algorithms.kernels import best
 from halve.algorithms.kernels.candidates import exact
 from halve.algorithms.kernels.importance import uniform
+from halve.algorithms.kernels.minimum import above_minimum, without_minimum
 from halve.schemes import Block
 from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import ScaleRule, Weights
@@ -37,7 +38,7 @@ class Mse(Algorithm):
         """Raises UnsupportedError for a block without scales."""
         del statistics
         best.require_scales(block, self.name)
-        return _LeastError(block)
+        return above_minimum(block, _LeastError(without_minimum(block)))
 
 
 ALGORITHM = Mse()

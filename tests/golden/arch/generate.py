@@ -78,7 +78,9 @@ TEXT = {
     "mistral": {},
     "ministral": {},
     "ministral3": {},
-    "mistral4": ROUTED_EXPERTS | LATENT | {"first_k_dense_replace": 0, "num_key_value_heads": 4, "head_dim": 8, "rope_parameters": ROPE},
+    "mistral4": ROUTED_EXPERTS
+    | LATENT
+    | {"first_k_dense_replace": 0, "num_key_value_heads": 4, "head_dim": 8, "rope_parameters": ROPE},
     "mixtral": LOCAL_EXPERTS,
     "qwen2": {},
     "qwen2_moe": EXPERTS,
@@ -188,7 +190,9 @@ def build(model_type):
 def short(config):
     """The part of a config.json that tells an architecture."""
     found = {key: config[key] for key in CONFIG_KEYS if key in config}
-    return found | ({"text_config": short(config["text_config"])} if isinstance(config.get("text_config"), dict) else {})
+    return found | (
+        {"text_config": short(config["text_config"])} if isinstance(config.get("text_config"), dict) else {}
+    )
 
 
 def kinds(model):

@@ -1,4 +1,4 @@
-"""Llama 4, alone and with its vision tower. All experts of a layer are one tensor [experts, in, out], gate before up."""
+"""Llama 4, alone and with its vision tower. A layer's experts are one tensor [experts, in, out], gate before up."""
 
 from halve.models.arch.base import ATTENTION, LLAMA_FUSED, UP, VALUES, Branch, Family, Packing, Wrapper
 
