@@ -74,7 +74,7 @@ def test_unknown_architectures(folder, config, name):
             "low_freq_factor = 4",
         ),
         ({"model_type": "mistral", "sliding_window": -5}, CheckpointError, "sliding_window = -5"),
-        ({"quantization_config": {"quant_method": "bitsandbytes"}}, CheckpointError, "'bitsandbytes' is not one"),
+        ({"quantization_config": {"quant_method": "hqq"}}, CheckpointError, "'hqq' is not one"),
     ],
 )  # fmt: skip
 def test_configs_that_do_not_fit(folder, changes, error, says):

@@ -135,6 +135,7 @@ def _scale(block: Block) -> str | None:
     if block.scale is None:
         return None
     extras = [" + tensor"] * block.tensor_scale + [" + zero point"] * block.zero_point
+    extras += [" + minimum"] * block.minimum
     return block.scale + "".join(extras)
 
 
@@ -158,4 +159,5 @@ def _operand_json(block: Block) -> dict[str, Any]:
         "block_size": list(size) if isinstance(size, tuple) else size,
         "tensor_scale": block.tensor_scale,
         "zero_point": block.zero_point,
+        "minimum": block.minimum,
     }

@@ -17,7 +17,7 @@ TENSOR_SCALE_BYTES = 4  # FP32
 
 
 def block_bytes(block: Block, rows: int, columns: int) -> int:
-    """Bytes of codes, scales, zero points and tensor scale of a ``[rows, columns]`` weight.
+    """Bytes of codes, scales, minima, zero points and tensor scale of a ``[rows, columns]`` weight.
 
     Raises FormatError for columns that the block size does not divide.
     """
@@ -25,7 +25,7 @@ def block_bytes(block: Block, rows: int, columns: int) -> int:
     element = block.element_format
     total = rows * _bytes(columns, element.storage_bits)
     if block.scale_format is not None:
-        total += _bytes(blocks_down * blocks_across, block.scale_format.storage_bits)
+        total += (1 + block.minimum) * _bytes(blocks_down * blocks_across, block.scale_format.storage_bits)
     if block.zero_point:
         total += _bytes(blocks_down * blocks_across, element.storage_bits)
     return total + (TENSOR_SCALE_BYTES if block.tensor_scale else 0)
