@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import file_digest, sha256
 from math import log
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 
 import halve
 import texts
+from halve.evaluate.evaluation import Evaluation
 from halve.evaluate.evaluator import Evaluator
 from halve.pipeline import smollm2
 from halve.pipeline.calibrate import calibrate
@@ -82,7 +84,7 @@ def bound(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.quantile(ratios[draws].mean(1), 0.95))
 
 
-def measure(row: Row, source: Path, stats: Path, evaluator: Evaluator, work: Path) -> Measured:
+def measure(row: Row, source: Path, stats: Path, evaluator: Evaluator, *, passages: int, work: Path) -> Measured:
     """Quantize as ``row`` says, and evaluate."""
     out = work / row.name
     needs = row.algorithm not in ("rtn", "mse", "four_over_six") or row.transforms or row.scheme == "nvfp4"
@@ -95,13 +97,30 @@ def measure(row: Row, source: Path, stats: Path, evaluator: Evaluator, work: Pat
         stats=stats if needs else None,
         transforms=row.transforms,
     )
-    found = evaluator.evaluate(out, activations=row.scheme == "nvfp4")
+    activations = row.scheme == "nvfp4"
+    kept = work / f"{_contents(out)}-{'w4a4' if activations else 'weights'}-{passages}.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(_by_kind(evaluator.evaluate(out, activations=activations))))
     shutil.rmtree(out)
+    kinds = json.loads(kept.read_text())
+    return Measured({kind: np.array(values) for kind, values in kinds.items()}, made.plan.recipe.algorithm)
+
+
+def _contents(checkpoint: Path) -> str:
+    """A name for the weights: rows that come to the same bytes are evaluated once, and an interrupted run goes on."""
+    digest = sha256()
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _by_kind(found: Evaluation) -> dict[str, list[float]]:
     kinds: dict[str, list[float]] = {}
     for passage in found.losses[-1].passages:
         assert passage.kld is not None
         kinds.setdefault(passage.text.partition(":")[0], []).append(passage.kld)
-    return Measured({kind: np.array(values) for kind, values in kinds.items()}, made.plan.recipe.algorithm)
+    return kinds
 
 
 def report(name: str, found: Measured, rtn: Measured | None) -> dict[str, object]:
@@ -160,7 +179,7 @@ def run(rows: Iterable[Row], kinds: Sequence[texts.Kind], *, passages: int, work
     table: dict[str, Measured] = {}
     with Evaluator(source, texts=[kind.text for kind in kinds], windows=passages) as evaluator:
         for row in rows:
-            table[row.name] = measure(row, source, stats, evaluator, work)
+            table[row.name] = measure(row, source, stats, evaluator, passages=passages, work=work)
             line = report(row.name, table[row.name], table.get(f"{row.scheme}-rtn"))
             print(json.dumps(line) if as_json else _told(line), flush=True)
     judge(table, as_json=as_json)
