@@ -87,6 +87,7 @@ def bound(one: np.ndarray, other: np.ndarray) -> float:
 def measure(row: Row, source: Path, stats: Path, evaluator: Evaluator, *, passages: int, work: Path) -> Measured:
     """Quantize as ``row`` says, and evaluate."""
     out = work / row.name
+    shutil.rmtree(out, ignore_errors=True)  # of an interrupted run
     needs = row.algorithm not in ("rtn", "mse", "four_over_six") or row.transforms or row.scheme == "nvfp4"
     made = halve.quantize(
         source,
