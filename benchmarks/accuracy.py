@@ -98,13 +98,20 @@ def measure(row: Row, source: Path, stats: Path, evaluator: Evaluator, *, passag
         stats=stats if needs else None,
         transforms=row.transforms,
     )
-    activations = row.scheme == "nvfp4"
-    kept = work / f"{_contents(out)}-{'w4a4' if activations else 'weights'}-{passages}.json"
-    if not kept.exists():
-        kept.write_text(json.dumps(_by_kind(evaluator.evaluate(out, activations=activations))))
-    shutil.rmtree(out)
-    kinds = json.loads(kept.read_text())
+    kinds = evaluated(out, evaluator, activations=row.scheme == "nvfp4", passages=passages, work=work)
     return Measured({kind: np.array(values) for kind, values in kinds.items()}, made.plan.recipe.algorithm)
+
+
+def evaluated(
+    checkpoint: Path, evaluator: Evaluator, *, activations: bool, passages: int, work: Path
+) -> dict[str, list[float]]:
+    """KLD of every passage by kind; the checkpoint is then removed."""
+    kept = work / f"{_contents(checkpoint)}-{'w4a4' if activations else 'weights'}-{passages}.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(_by_kind(evaluator.evaluate(checkpoint, activations=activations))))
+    shutil.rmtree(checkpoint)
+    found: dict[str, list[float]] = json.loads(kept.read_text())
+    return found
 
 
 def _contents(checkpoint: Path) -> str:
