@@ -125,6 +125,8 @@ struct Descent {
   int sweeps;
 };
 
+constexpr size_t kEnergySums = 16;
+
 struct Kernels {
   const char* isa;
   // To nearest even, saturating. Returns the index of the first NaN that the format cannot hold, else -1.
@@ -142,6 +144,8 @@ struct Kernels {
   bool (*quantize)(const Quantization&);
   // False where a code has more bits than the format.
   bool (*dequantize)(const Dequantization&);
+  // Adds squares to sums[2 * kEnergySums]: of `reference` to the first half, of what `values` miss of it to the second.
+  void (*energies)(Dtype, const void* reference, const float* values, double* sums, size_t n);
   // False where a weight is NaN or Inf.
   bool (*search_scales)(const ScaleSearch&);
   void (*assign_codes)(const Assignment&);

@@ -157,6 +157,18 @@ bool dequantize(const Kernels& k, const Array<const uint8_t>& codes, const Codec
   return k.dequantize(d);
 }
 
+void energies(const Kernels& k, const AnyArray& reference, const Array<const float>& values,
+              const Array<double>& sums) {
+  const Dtype dtype = dtype_of(reference);
+  require_sizes(values.size(), reference.size(), "values");
+  require_sizes(sums.size(), 2 * kEnergySums, "sums");
+  require_aligned(reference);
+  require_aligned(values);
+  require_aligned(sums);
+  const Running running;
+  k.energies(dtype, reference.data(), values.data(), sums.data(), values.size());
+}
+
 }  // namespace
 }  // namespace halve
 
@@ -182,7 +194,8 @@ NB_MODULE(_native, m) {
            "tensor_scale"_a.none(), "codes"_a.noconvert(), "scales"_a.noconvert(), "zeros"_a.noconvert().none())
       .def("dequantize", &dequantize, "codes"_a.noconvert(), nb::kw_only(), "element"_a, "tile"_a,
            "scales"_a.noconvert(), "tensor_scale"_a.none(), "zeros"_a.noconvert().none(), "mins"_a.noconvert().none(),
-           "values"_a.noconvert());
+           "values"_a.noconvert())
+      .def("energies", &energies, "reference"_a.noconvert(), "values"_a.noconvert(), "sums"_a.noconvert());
   bind_algorithms(kernels);
 
   m.def("isas", [] {

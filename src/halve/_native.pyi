@@ -70,6 +70,14 @@ class Kernels:
         values: NDArray[np.float32],
     ) -> bool: ...
 
+    # Adds squares of `reference` to sums[0], of what `values` miss of it to sums[1]; number i to the sum i % 16.
+    def energies(
+        self,
+        reference: NDArray[np.float32 | np.float16 | np.uint16],
+        values: NDArray[np.float32],
+        sums: NDArray[np.float64],
+    ) -> None: ...
+
     # The scales that cost least (halve.algorithms.kernels.scales). False where a weight is NaN or Inf.
     def search_scales(
         self,

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from halve.evaluate.sqnr import Sqnr, energy
+from halve.evaluate.sqnr import Sqnr
 from halve.schemes import get
 from halve.schemes.quantize import dequantize, quantize
 
@@ -119,11 +119,3 @@ def test_the_reference_is_left_alone():
     before = x.copy()
     Sqnr().add(x, y)
     np.testing.assert_array_equal(x, before)
-
-
-def test_energy_adds_to_a_total():
-    x = np.arange(300, dtype=np.float32)
-    assert energy(x, 7.0) == 7.0 + float((x.astype(np.float64) ** 2).sum())
-    with np.errstate(all="raise"):
-        assert energy(np.full(256, np.inf, np.float32)) == inf
-        assert np.isnan(energy(np.full(256, np.nan, np.float32)))

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from halve import formats
 from halve.codecs import dispatch
 from halve.codecs.reference import value_table
+from halve.evaluate.energy import energy
 from halve.evaluate.estimate import finite
-from halve.evaluate.sqnr import energy
 from halve.formats import Format
 from halve.schemes import Block
 from halve.schemes.qtensor import QTensor
