@@ -94,8 +94,8 @@ def test_nothing_of_that_name(tmp_path, spec):
 
 
 def test_a_file_of_another_kind(tmp_path):
-    (tmp_path / "model.onnx").touch()
-    refused("model.onnx", "neither a folder nor a .gguf file")
+    (tmp_path / "model.h5").touch()
+    refused("model.h5", "neither a folder nor a .gguf or .onnx file")
 
 
 def test_a_name_that_no_file_can_have():

@@ -2,25 +2,31 @@
 
 from pathlib import Path
 
-from halve.checkpoint import hub
+from halve.checkpoint import hub, onnx_source
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.gguf_checkpoint import GgufCheckpoint
 from halve.checkpoint.hf import CONFIG, PICKLES, HfCheckpoint, refused_pickle
 from halve.checkpoint.torch_file import SUFFIXES
 from halve.errors import CheckpointError
 
-HINT = "give a folder with config.json and safetensors, a .gguf file, or org/name[@revision] of the Hugging Face hub"
-FILES = (".gguf", ".safetensors", *PICKLES)  # what ends so is a file that was meant, not a repository
+HINT = (
+    "give a folder with config.json and safetensors, a .gguf or .onnx file, or org/name[@revision] of the Hugging Face "
+    "hub"
+)
+FILES = (".gguf", onnx_source.SUFFIX, ".safetensors", *PICKLES)  # what ends so was meant as a file, not a repository
 
 
 def open_checkpoint(spec: str | Path) -> Checkpoint:
-    """Open a folder, a ``.gguf`` file, or ``org/name[@revision]`` of the Hugging Face hub, in this order.
+    """Open a folder, a ``.gguf`` or ``.onnx`` file, or ``org/name[@revision]`` of the Hugging Face hub, in this order.
 
-    A folder without config.json that holds one ``.gguf`` file is that file. Raises CheckpointError for what is none of
+    A folder without config.json that holds one ``.gguf`` file is that file. One with ``model.onnx`` and no weights of
+    another kind is an ONNX model. Raises CheckpointError for what is none of
     these, or is damaged; UnsupportedError for a model of an unknown kind.
     """
     path = Path(spec)
     try:
+        if path.is_dir() and onnx_source.holds_model(path):
+            return onnx_source.open_onnx(path)
         if path.is_dir():
             return _open_file(only) if (only := _only_gguf(path)) else HfCheckpoint(path)
         there = path.exists()
@@ -44,10 +50,12 @@ def _open_file(path: Path) -> Checkpoint:
     suffix = path.suffix.lower()
     if suffix == ".gguf":
         return GgufCheckpoint(path)
+    if suffix == onnx_source.SUFFIX:
+        return onnx_source.open_onnx(path)
     if suffix in (".safetensors", *SUFFIXES):
         raise CheckpointError(
             f"{path}: one file of weights is not a model", hint=f"give its folder, {path.parent}, which has config.json"
         )
     if suffix in PICKLES:
         raise refused_pickle(path)
-    raise CheckpointError(f"{path}: neither a folder nor a .gguf file", hint=HINT)
+    raise CheckpointError(f"{path}: neither a folder nor a .gguf or .onnx file", hint=HINT)

@@ -8,14 +8,13 @@ from collections.abc import Collection, Mapping
 from math import prod
 from pathlib import Path
 from threading import local
-from typing import Any
+from typing import Any, Protocol
 from weakref import ReferenceType, ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halve.checkpoint.base import DTYPES, Checkpoint, TensorInfo, read_array
-from halve.checkpoint.safetensors import ShardWriter
 
 STRIP_BYTES = 32 << 20
 _CHUNK_BYTES = 1 << 20
@@ -54,6 +53,26 @@ def _strip(checkpoint: Checkpoint, info: TensorInfo, start: int, stop: int) -> N
     return strip
 
 
+class Shard(Protocol):
+    """A file of tensors in the making: `ShardWriter`, or ONNX's `DataFile`."""
+
+    path: Path
+    entries: tuple[TensorInfo, ...]
+    nbytes: int
+
+    def write(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Put ``data`` at byte ``offset`` of tensor ``name``."""
+        ...
+
+    def finish(self) -> None:
+        """Bring the file to the disk under its name."""
+        ...
+
+    def discard(self) -> None:
+        """Remove what is unfinished."""
+        ...
+
+
 class TransposedShard:
     """A shard some of whose matrices arrive column after column. Implements ``WeightFile`` of the layouts.
 
@@ -61,7 +80,7 @@ class TransposedShard:
     `ShardWriter` takes them.
     """
 
-    def __init__(self, shard: ShardWriter, transposed: Collection[str]) -> None:
+    def __init__(self, shard: Shard, transposed: Collection[str]) -> None:
         self.path: Path = shard.path
         self.entries = shard.entries
         self.nbytes = shard.nbytes
@@ -102,7 +121,7 @@ class _Matrix:
         self._strip: NDArray[np.uint8] | None = None
         self._first = self._filled = 0  # columns before the strip, and in it
 
-    def take(self, shard: ShardWriter, offset: int, data: NDArray[np.uint8]) -> None:
+    def take(self, shard: Shard, offset: int, data: NDArray[np.uint8]) -> None:
         count, rest = divmod(len(data), max(self._column_bytes, 1))
         if rest or offset != (self._first + self._filled) * self._column_bytes:
             raise ValueError(f"{len(data)} bytes at {offset} of {self.info.name} are not its next columns")
@@ -121,7 +140,7 @@ class _Matrix:
             if self._filled == width:
                 self._flush(shard, self._strip)
 
-    def _flush(self, shard: ShardWriter, strip: NDArray[np.uint8]) -> None:
+    def _flush(self, shard: Shard, strip: NDArray[np.uint8]) -> None:
         width, name = strip.shape[1], self.info.name
         if width == self.info.columns:
             shard.write(name, 0, strip.reshape(-1).data)

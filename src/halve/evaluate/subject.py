@@ -7,7 +7,7 @@ from pathlib import Path
 from halve import layouts
 from halve.checkpoint import manifest
 from halve.checkpoint.base import FLOATS, Checkpoint
-from halve.checkpoint.hf import HfCheckpoint
+from halve.checkpoint.gguf_checkpoint import GgufCheckpoint
 from halve.checkpoint.source import open_checkpoint
 from halve.layouts.base import Stored, kv_scales, module, owners
 from halve.models.linear import why_kept
@@ -56,15 +56,14 @@ def describe(path: str | Path) -> Subject:
 def _describe(checkpoint: Checkpoint) -> Subject:
     layout = layouts.detect(checkpoint)
     stored = {} if checkpoint.quantization is None else layout.open(checkpoint)
-    folder = isinstance(checkpoint, HfCheckpoint)
-    written = manifest.read(checkpoint.path) if folder else None
-    files = checkpoint.files if isinstance(checkpoint, HfCheckpoint) else (checkpoint.path,)
+    folder = not isinstance(checkpoint, GgufCheckpoint)
+    written = manifest.read(checkpoint.path) if checkpoint.path.is_dir() else None
     element, bpw = _width(checkpoint, stored)
     return Subject(
         path=checkpoint.path,
         scheme=_names(stored) or (str(written.scheme.get("name", "")) if written else ""),
         element=element if folder else "gguf",
-        bytes=sum(file.stat().st_size for file in files),
+        bytes=sum(file.stat().st_size for file in checkpoint.files),
         bpw=bpw if folder else None,
         quantized={
             module(name): Quantized(weight.scheme, weight.shape[1], layout.input_scale(checkpoint, weight))

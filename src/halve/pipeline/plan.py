@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from halve import layouts, schemes
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo
+from halve.checkpoint.onnx_source import only_layout, remarks
 from halve.errors import FormatError, RecipeError, UnsupportedError
 from halve.layouts.base import Contents, Layout, module
 from halve.models import arch
@@ -211,8 +212,9 @@ def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
         if not why:
             weights[recipe.scheme_of(name)].append(checkpoint.tensors[name])
     if not any(weights.values()) and not main.dense:
+        left = "".join(f"; {remark}" for remark in remarks(checkpoint))
         raise RecipeError(
-            f"{checkpoint.path}: no tensor is left to quantize",
+            f"{checkpoint.path}: no tensor is left to quantize{left}",
             hint="`halve inspect` lists the tensors; name some with --include, or drop --ignore",
         )
     bound = {name: _bound(used[name], of_it, layout) for name, of_it in weights.items()}
@@ -236,7 +238,8 @@ def assemble(checkpoint: Checkpoint, scheme: Scheme, recipe: Recipe, tensors: tu
         files = {}
         warnings.append(f"no tokenizer files are written: {error}")
     else:
-        if not any(name.startswith("tokenizer") or name == "vocab.json" for name in files):
+        graph = only_layout(checkpoint) is not None
+        if not graph and not any(name.startswith("tokenizer") or name == "vocab.json" for name in files):
             warnings.append(f"{checkpoint.path} has no tokenizer files; engines will ask for them")
     if "auto_map" in config:
         warnings.append(
@@ -245,7 +248,8 @@ def assemble(checkpoint: Checkpoint, scheme: Scheme, recipe: Recipe, tensors: tu
     architecture = arch.of(config)
     if architecture.warning and not scheme.dense:
         warnings.append(architecture.warning)
-    return Plan(scheme, recipe, tensors, config, files, (*warnings, *_fused_apart(architecture, tensors)))
+    warnings += [*remarks(checkpoint), *_fused_apart(architecture, tensors)]
+    return Plan(scheme, recipe, tensors, config, files, tuple(warnings))
 
 
 def _fused_apart(architecture: Architecture, tensors: tuple[TensorPlan, ...]) -> Iterator[str]:
@@ -278,7 +282,11 @@ def able_layouts(scheme: Scheme, checkpoint: Checkpoint) -> list[str]:
 
 
 def check_model(checkpoint: Checkpoint, layout: Layout) -> None:
-    """Raise UnsupportedError where engines do not look for ``layout`` in such a model."""
+    """Raise UnsupportedError where engines do not look for ``layout`` in such a model, or it cannot hold one."""
+    if (only := only_layout(checkpoint)) not in (None, layout.name):
+        raise UnsupportedError(
+            f"{checkpoint.path} is an ONNX graph, which layout {layout.name} cannot hold", hint=f"use --layout {only}"
+        )
     model_type = checkpoint.config.get("model_type")
     if layout.model_types and model_type not in layout.model_types:
         raise UnsupportedError(

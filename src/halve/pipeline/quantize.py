@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from halve import algorithms, layouts, schemes
 from halve.checkpoint.base import Checkpoint
+from halve.checkpoint.onnx_source import only_layout
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import OutputError, UnsupportedError
 from halve.evaluate.operands import KV_FORMATS, static_scale
@@ -64,7 +65,7 @@ def make_plan(
         )
     recipe = Recipe(
         scheme=scheme,
-        layout=layout or default_layout(row),
+        layout=layout or only_layout(checkpoint) or default_layout(row),
         rule=rule if conform else check_rule(row.weight, cast("ScaleRule | None", rule)),
         algorithm=chosen.name,
         statistics="" if statistics is None else statistics.sha256,

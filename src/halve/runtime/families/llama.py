@@ -13,23 +13,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from halve.errors import CheckpointError, UnsupportedError
+from halve.models.decoder import EMBEDDING, NORM, Decoder
 from halve.models.geometry import Geometry
 from halve.models.linear import OUTPUT_HEAD
-from halve.runtime import rope, setting
+from halve.runtime import rope
 from halve.runtime.attention import attend
 from halve.runtime.kv_cache import KvCache, Store
 from halve.runtime.linear import Array, Fused, Linear
 from halve.runtime.model import Model
-
-EMBEDDING = "model.embed_tokens"
-NORM = "model.norm"
-# What transformers' classes assume where config.json is silent.
-_CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
-_EPS = 1e-6
-_THETA = 10000.0
-_WINDOW = 4096
-_MAX_WINDOW_LAYERS = 28
 
 _BAND = 64
 
@@ -57,29 +48,15 @@ class Llama(Model):
         return cls(path, config, layer)
 
     def __init__(self, path: Path, config: dict[str, Any], layer: int | None = None) -> None:
-        geometry = Geometry.from_config(config, name=str(path))
-        context = setting.size(config, "max_position_embeddings", _CONTEXT[config["model_type"]])
-        super().__init__(path, config, vocabulary=geometry.vocab, context=context)
-        if geometry.heads % geometry.kv_heads or geometry.head_dim % 2:
-            raise CheckpointError(
-                f"{path}: {geometry.heads} query heads, {geometry.kv_heads} key heads of {geometry.head_dim} are no "
-                "attention geometry",
-                hint="take config.json from the original model",
-            )
-        if config.get("hidden_act", "silu") not in ("silu", "swish"):
-            raise UnsupportedError(
-                f"{path}: run and eval do not know hidden_act {config['hidden_act']!r} (quantize does)",
-                hint="known: silu",
-            )
-        self.geometry = geometry
-        self._eps = setting.positive(config, "rms_norm_eps", _EPS)
-        self._frequencies = rope.frequencies(config, geometry.head_dim, theta=_THETA)
-        windows = _windows(config, geometry.layers)
+        decoder = Decoder.from_config(config, name=str(path))
+        self.geometry = geometry = decoder.geometry
+        super().__init__(path, config, vocabulary=geometry.vocab, context=decoder.context)
+        self._eps, self._frequencies = decoder.eps, decoder.frequencies
         if layer is not None:
-            self._layers = [self._layer(f"model.layers.{layer}", windows[layer])]
+            self._layers = [self._layer(f"model.layers.{layer}", decoder.windows[layer])]
             return
         self._embedding = self._parameter(f"{EMBEDDING}.weight", geometry.vocab, geometry.hidden)
-        self._layers = [self._layer(f"model.layers.{index}", window) for index, window in enumerate(windows)]
+        self._layers = [self._layer(f"model.layers.{index}", window) for index, window in enumerate(decoder.windows)]
         self._norm = self._parameter(f"{NORM}.weight", geometry.hidden)
         head = (
             self._embedding
@@ -205,21 +182,6 @@ def _silu_product(gate: Array, up: Array) -> Array:
         np.divide(gate[rows], band, out=band)
         band *= up[rows]
     return product
-
-
-def _windows(config: dict[str, Any], layers: int) -> list[int | None]:
-    """How far each layer's attention looks back; None: to the beginning."""
-    qwen = config["model_type"].startswith("qwen")
-    if config["model_type"] == "llama" or (qwen and not config.get("use_sliding_window")):
-        return [None] * layers
-    if config.get("sliding_window", _WINDOW) is None:
-        return [None] * layers
-    window = setting.size(config, "sliding_window", _WINDOW)
-    kinds = config.get("layer_types")
-    if isinstance(kinds, list) and len(kinds) == layers:
-        return [window if kind == "sliding_attention" else None for kind in kinds]
-    first = setting.size(config, "max_window_layers", _MAX_WINDOW_LAYERS) if qwen else 0
-    return [window if index >= first else None for index in range(layers)]
 
 
 FAMILY = Llama
