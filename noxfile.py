@@ -4,14 +4,40 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 NATIVE = {"HALVE_REQUIRE_NATIVE": "1"}
+CLIENTS = {  # what tests/clients/test_NAME.py needs of benchmarks/peers.py
+    "transformers": ["transformers"],
+    "vllm": ["vllm"],
+    "llamacpp": ["xllamacpp"],
+    "onnx": ["onnxruntime"],
+    "conform": ["llm-compressor", "modelopt", "torchao"],
+}
+TRANSFORMERS = ["torch==2.13.0", "transformers==5.17.0"]
+ORACLES = {  # packages, and the tests/oracle/test_layout_NAME.py that wait for them
+    "modelopt": ([*TRANSFORMERS, "nvidia-modelopt==0.47.0", "accelerate", "requests"], ["modelopt"]),
+    "quantizers": (
+        [*TRANSFORMERS, "bitsandbytes==0.50.2", "auto-round==0.15.1"],
+        ["awq", "bitsandbytes", "gptq", "hf_fp8"],
+    ),
+}
 
 
 @nox.session
-def clients(session: nox.Session) -> None:
-    """Other people's programs, each in an environment of its own, load what halve writes."""
+@nox.parametrize("client", [nox.param(name, id=name) for name in CLIENTS])
+def clients(session: nox.Session, client: str) -> None:
+    """Another program, in an environment of its own, loads and runs what halve writes."""
     session.install(".[demo,test]", env=NATIVE)
-    session.run("python", "benchmarks/peers.py", "transformers", "--prepare")
-    session.run("pytest", "-q", "tests/clients", env=NATIVE)
+    for peer in CLIENTS[client]:
+        session.run("python", "benchmarks/peers.py", peer, "--prepare")
+    session.run("pytest", "-q", f"tests/clients/test_{client}.py", env=NATIVE)
+
+
+@nox.session
+@nox.parametrize("tool", [nox.param(name, id=name) for name in ORACLES])
+def oracles(session: nox.Session, tool: str) -> None:
+    """The tests of layouts beside quantizers that `.ci/run` does not install, and skips."""
+    packages, layouts = ORACLES[tool]
+    session.install(".[demo,test]", "-c", "benchmarks/peers/cpu-only.constraints", *packages, env=NATIVE)
+    session.run("pytest", "-q", *(f"tests/oracle/test_layout_{layout}.py" for layout in layouts), env=NATIVE)
 
 
 @nox.session

@@ -28,14 +28,12 @@ from safetensors.numpy import save_file
 
 import halve
 import peers
-from halve import formats, layouts, schemes
+from halve import formats
 from halve.checkpoint.base import DTYPES, Checkpoint, read_array
 from halve.checkpoint.hf import HfCheckpoint
 from halve.codecs import dispatch
-from halve.models.fused import fused_group
 from halve.pipeline import smollm2
-from halve.schemes import Block, Scheme, conform
-from halve.schemes.quantize import absmax
+from halve.schemes import Block, conform
 from measure import Figure
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
@@ -105,7 +103,7 @@ class Tally:
         codes = (we.codes != them.codes) & ~void.repeat(height, 0).repeat(width, 1)
         scales = (we.scales != them.scales) & ~void
         others = 0 if we.zeros is None else int((we.zeros != them.zeros).sum())
-        others += we.tensor != them.tensor and not void.all()
+        others += int(we.tensor != them.tensor and not void.all())
         self.codes += them.codes.size
         self.scales += them.scales.size
         self.codes_apart += int(codes.sum())
@@ -114,6 +112,18 @@ class Tally:
         self.undefined += int(void.sum())
         if codes.any() or scales.any() or others or not np.isfinite(we.scales).all():
             self.apart.append(name)
+
+    def figure(self, metric: str) -> Figure:
+        """All that differs."""
+        return Figure(
+            metric=metric,
+            value=self.codes_apart + self.scales_apart + self.others_apart,
+            unit="apart",
+            goal=f"{self.codes_apart} of {self.codes:,} codes, {self.scales_apart} of {self.scales:,} scales, "
+            f"{self.others_apart} others apart; {self.undefined:,} blocks undefined"
+            + (f"; first {self.apart[0]}" if self.apart else ""),
+            met=not self.apart,
+        )
 
 
 def compare(tool: str, source: dict[str, NDArray[np.floating]]) -> Iterator[tuple[str, Tally, dict[str, str | None]]]:
@@ -137,23 +147,11 @@ def stored_scale(parts: Parts) -> str:
     return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(parts["scales"].dtype.name, "")
 
 
-def differing(source: Checkpoint, theirs: Checkpoint, scheme: Scheme) -> list[str]:
-    """Names of tensors of a compressed-tensors checkpoint that halve, conforming, does not write byte for byte."""
-    tool, layout = conform.get("compressed-tensors"), layouts.get("compressed-tensors")
-    groups: dict[str, list[str]] = {}
-    for name in layout.open(theirs):
-        groups.setdefault(fused_group(name), []).append(name)
-    wrong = []
-    for names in groups.values():
-        members = {name: read_array(source, name) for name in names}
-        dtype = members[names[0]].dtype
-        factor = tool.tensor_scale(scheme.weight, max(absmax(w) for w in members.values()), dtype)
-        for name, w in members.items():
-            q = tool.quantize(scheme.weight, w, tensor_scale=factor)
-            for entry, array in layout.write(source.tensors[name], scheme, q, 0).items():
-                if array.tobytes() != read_array(theirs, entry).tobytes():
-                    wrong.append(entry)
-    return wrong
+def differing(ours: Checkpoint, theirs: Checkpoint) -> list[str]:
+    """Names of tensors that only one of two checkpoints has, or that they do not hold byte for byte."""
+    names = ours.tensors.keys() ^ theirs.tensors.keys()
+    both = ours.tensors.keys() & theirs.tensors.keys()
+    return sorted(names | {n for n in both if read_array(ours, n).tobytes() != read_array(theirs, n).tobytes()})
 
 
 def checkpoints() -> dict[str, list[str]]:
@@ -164,8 +162,8 @@ def checkpoints() -> dict[str, list[str]]:
         halve.quantize(smollm2.fetch(), folder / "bf16", "bf16")
         for preset, scheme in PRESETS.items():
             peers.run("llm-compressor", "llmcompressor_model_free.py", folder / "bf16", folder / preset, preset)
-            bound = layouts.get("compressed-tensors").bind(schemes.get(scheme), "BF16")
-            wrong[preset] = differing(HfCheckpoint(folder / "bf16"), HfCheckpoint(folder / preset), bound)
+            halve.quantize(folder / "bf16", folder / scheme, scheme, conform="compressed-tensors")
+            wrong[preset] = differing(HfCheckpoint(folder / scheme), HfCheckpoint(folder / preset))
     return wrong
 
 
@@ -187,12 +185,7 @@ def main() -> None:
         for fmt, tally, hashes in compare(tool, source):
             golden[fmt] = {name: value for name, value in hashes.items() if name in drawn}
             equal += fmt in GOAL and not tally.apart
-            if not args.json:
-                print(
-                    f"{tool:20s} {fmt:12s} {tally.codes_apart} of {tally.codes:,} codes, {tally.scales_apart} of "
-                    f"{tally.scales:,} scales, {tally.others_apart} others apart; {tally.undefined:,} blocks undefined"
-                    + (f"; first {tally.apart[0]}" if tally.apart else "")
-                )
+            tally.figure(f"conform_{tool}_{fmt}").print(as_json=args.json)
         if args.golden:
             (GOLDEN / f"{tool}.json").write_text(json.dumps(golden, indent=1) + "\n")
     pairs = len(PEERS) * len(GOAL)

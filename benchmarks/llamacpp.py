@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import tempfile
+from itertools import zip_longest
 from math import exp
 from pathlib import Path
 from statistics import fmean
@@ -74,15 +75,23 @@ def one_type(reference: Path, name: str, windows: int, folder: Path) -> Figure:
 
 def differing_ids(gguf: Path, folder: Path) -> Figure:
     """Tokenize a text with both."""
-    differ = None
+    differ = count = None
     if peers.python(PEER) is not None:
         content = text.default().content[:CHARACTERS]
         (folder / "text.txt").write_bytes(content.encode())
         peers.run(PEER, "llamacpp_tokenize.py", gguf, folder / "text.txt", folder / "ids.json")
         theirs = json.loads((folder / "ids.json").read_text())
         ours = load(gguf).tokenizer.encode(content, special=False).tolist()
-        differ = sum(a != b for a, b in zip(ours, theirs, strict=False)) + abs(len(ours) - len(theirs))
-    return Figure(metric="llamacpp_ids", value=differ, unit="ids", goal="0 differ", met=differ == 0, peer="llama.cpp")
+        differ, count = sum(a != b for a, b in zip_longest(ours, theirs)), len(theirs)
+    return Figure(
+        metric="llamacpp_ids",
+        value=differ,
+        unit="ids",
+        goal="0 differ",
+        met=differ == 0,
+        peer="llama.cpp",
+        peer_value=count,
+    )
 
 
 def main() -> None:
@@ -97,7 +106,7 @@ def main() -> None:
         halve.quantize(smollm2.fetch(), reference, "bf16", layout="dense")
         types = QUICK if args.quick else tuple(TYPES)
         for kind in types:
-            one_type(reference, kind, 2 if args.quick else 8, folder).print(as_json=args.json)
+            one_type(reference, kind, 2 if args.quick else 4, folder).print(as_json=args.json)
         differing_ids(folder / types[0] / "model.gguf", folder).print(as_json=args.json)
 
 

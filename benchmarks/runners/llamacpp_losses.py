@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("gguf", type=Path, metavar="GGUF")
     parser.add_argument("windows", type=Path, metavar="WINDOWS.json", help="lists of ids")
     parser.add_argument("out", type=Path, metavar="OUT.json", help="file to write")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="more wait for each other on a busy machine")
     args = parser.parse_args()
     llama = library()
     with opened(llama, args.gguf, args.threads) as (context, vocab):

@@ -1,10 +1,10 @@
-"""Other people's programs load what halve writes, and see the weights that halve means.
+"""transformers with compressed-tensors loads what halve writes, and sees the weights that halve means.
 
     python benchmarks/peers.py transformers --prepare    # once
-    python benchmarks/clients.py [--quick] [--json]
+    python benchmarks/transformers_loads.py [--quick] [--json]
 
-transformers with compressed-tensors loads SmolLM2 in five schemes and runs it; every linear weight that it then holds
-in BF16 is compared, bit for bit, with what halve dequantizes. ``--quick`` takes one scheme.
+It loads SmolLM2 in five schemes and runs it; every linear weight that it then holds in BF16 is compared, bit for bit,
+with what halve dequantizes. ``--quick`` takes one scheme.
 """
 
 import argparse
