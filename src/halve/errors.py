@@ -15,6 +15,8 @@ the command), 1 where the work failed (change the files, the disk or the place).
 
 from typing import ClassVar
 
+RESUMABLE = "what is finished has been kept"  # the note on the error of a job that can go on
+
 
 class HalveError(Exception):
     """Base class. The message says what, where and why; `hint` says what to do."""

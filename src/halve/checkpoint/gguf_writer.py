@@ -88,18 +88,24 @@ class GgufWriter:
         Raises OutputError where the disk is full or fails; ValueError, a mistake of the caller, for bytes that do not
         belong to the entry or have been written before.
         """
-        view, info = memoryview(data).cast("B"), self._infos[name]
-        if not 0 <= offset <= info.nbytes - len(view):
-            raise ValueError(f"bytes {offset} to {offset + len(view)} of {name} have no place in {self.path}")
+        view, row_bytes = memoryview(data).cast("B"), self._infos[name].row_bytes
+        self.restore(name, offset, len(view))
         if name not in self._tensors or not view:
+            return
+        begin, head = self._begins[name], self._tensors[name].head
+        for place, part in _interleaved(view, offset, row_bytes, head) if head else ((offset, view),):
+            self._file.write(begin + place, part)
+
+    def restore(self, name: str, offset: int, nbytes: int) -> None:
+        """Count ``nbytes`` bytes at byte ``offset`` of entry ``name`` as written: by a job that was interrupted."""
+        if not 0 <= offset <= self._infos[name].nbytes - nbytes:
+            raise ValueError(f"bytes {offset} to {offset + nbytes} of {name} have no place in {self.path}")
+        if name not in self._tensors or not nbytes:
             return
         with self._lock:
             if offset in self._written[name]:
                 raise ValueError(f"byte {offset} of {name} has been written before")
-            self._written[name][offset] = offset + len(view)
-        begin, head = self._begins[name], self._tensors[name].head
-        for place, part in _interleaved(view, offset, info.row_bytes, head) if head else ((offset, view),):
-            self._file.write(begin + place, part)
+            self._written[name][offset] = offset + nbytes
 
     def finish(self) -> None:
         """Bring the file to the disk under its name. Raises OutputError where bytes are missing or the disk fails."""
@@ -115,6 +121,14 @@ class GgufWriter:
                     hint="the job was cut short: run it again",
                 )
         self._file.finish()
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk. Raises OutputError where the disk fails."""
+        self._file.sync()
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job."""
+        self._file.suspend()
 
     def discard(self) -> None:
         """Remove what is unfinished, once no thread writes any more. After `finish`, or a second time, do nothing."""

@@ -316,13 +316,21 @@ class ShardWriter:
         belong to the tensor or have been written before.
         """
         view = memoryview(data).cast("B")
-        region = self._regions[name]
-        with self._lock:
-            if not region.claim(offset, offset + len(view)):
-                raise ValueError(f"bytes {offset} to {offset + len(view)} of {name} have no place in {self.path}")
-        self._file.write(region.begin + offset, view)
+        self._claim(name, offset, len(view))
+        self._file.write(self._regions[name].begin + offset, view)
         with self._lock:
             self._missing -= len(view)
+
+    def restore(self, name: str, offset: int, nbytes: int) -> None:
+        """Count ``nbytes`` bytes at byte ``offset`` of tensor ``name`` as written: by a job that was interrupted."""
+        self._claim(name, offset, nbytes)
+        with self._lock:
+            self._missing -= nbytes
+
+    def _claim(self, name: str, offset: int, nbytes: int) -> None:
+        with self._lock:
+            if not self._regions[name].claim(offset, offset + nbytes):
+                raise ValueError(f"bytes {offset} to {offset + nbytes} of {name} have no place in {self.path}")
 
     def finish(self) -> None:
         """Bring the file to the disk under its name. Raises OutputError where bytes are missing or the disk fails."""
@@ -333,6 +341,14 @@ class ShardWriter:
                 hint="the job was cut short: run it again",
             )
         self._file.finish()
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk. Raises OutputError where the disk fails."""
+        self._file.sync()
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job."""
+        self._file.suspend()
 
     def discard(self) -> None:
         """Remove what is unfinished, once no thread writes any more. After `finish`, or a second time, do nothing."""

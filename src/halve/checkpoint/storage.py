@@ -5,6 +5,7 @@ buffer a thread has neither fault, and ``FileReader.drop`` gives the page cache 
 """
 
 import errno
+import fcntl
 import mmap
 import os
 import stat
@@ -97,7 +98,10 @@ class FileReader:
 class FileWriter:
     """A new file of exactly ``nbytes`` bytes: ``path.part`` until it is finished, then ``path``.
 
-    Raises OutputError where ``path`` exists, cannot be made, or does not fit on the disk.
+    A ``path.part`` that an interrupted job has left is taken over with the bytes that it has; the lock on it goes with
+    the process, however that ends.
+
+    Raises OutputError where ``path`` exists, cannot be made, does not fit on the disk, or is being written.
     """
 
     def __init__(self, path: Path, nbytes: int) -> None:
@@ -107,11 +111,15 @@ class FileWriter:
         if os.path.lexists(path):
             raise OutputError(f"{path} exists", hint="choose another place, or remove it first")
         try:
-            self._fd = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise self._failed(error) from error
-        self._pending = True
+        self._pending = False  # not before it is ours
         try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self._fd).st_size not in (0, nbytes):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            self._pending = True
             self._allocate()
         except OSError as error:
             self.discard()
@@ -126,6 +134,13 @@ class FileWriter:
         except OSError as error:
             raise self._failed(error) from error
 
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """``nbytes`` bytes from ``offset`` on, as they are by now. Raises OutputError where the disk fails."""
+        try:
+            return os.pread(self._fd, nbytes, offset)
+        except OSError as error:
+            raise self._failed(error) from error
+
     def finish(self) -> None:
         """Bring the bytes to the disk, then the name. Raises OutputError where the disk fails."""
         try:
@@ -137,6 +152,19 @@ class FileWriter:
         self._pending = False
         with suppress(OSError):  # some file systems cannot sync a folder
             _sync(self.path.parent)
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk. Raises OutputError where the disk fails."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job. After `finish` or `discard`, do nothing."""
+        self._pending = False
+        with suppress(OSError):
+            self._close()
 
     def discard(self) -> None:
         """Remove what is unfinished, once no thread writes any more. After `finish`, or a second time, do nothing."""
@@ -170,7 +198,8 @@ class FileWriter:
             errno.ENOSPC: "free some space, choose another disk, or a scheme of fewer bits",
             errno.EDQUOT: "free some of your quota, choose another disk, or a scheme of fewer bits",
             errno.EFBIG: "the file system or a limit (ulimit -f) allows no file of that size: ask for smaller shards",
-            errno.EEXIST: f"another job may be writing {self._part.name}; where none is, remove it",
+            errno.EEXIST: f"{self._part.name} is no file that this job began: remove it where nobody needs it",
+            errno.EWOULDBLOCK: f"another job is writing {self._part.name}",
             errno.ENOENT: "make the folder first",
         }
         return OutputError(

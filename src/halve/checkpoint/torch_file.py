@@ -25,6 +25,7 @@ SUFFIXES = (".bin", ".pt", ".pth")
 _FOLDER = "archive"  # torch's name for it where there is no file name to take
 _VERSION = b"3\n"  # of the archive
 _PICKLE = "data.pkl"
+_CHUNK = 1 << 20  # bytes of a file in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,14 @@ class TorchWriter:
         self._file.write(self._plan.records[self._keys[name]].begin + offset, view)
         pieces[offset] = len(view), zlib.crc32(view)
 
+    def restore(self, name: str, offset: int, nbytes: int) -> None:
+        """Count ``nbytes`` bytes at byte ``offset`` of tensor ``name`` as written: by a job that was interrupted."""
+        begin, crc = self._plan.records[self._keys[name]].begin + offset, 0
+        for start in range(0, nbytes, _CHUNK):
+            crc = zlib.crc32(self._file.read(begin + start, min(_CHUNK, nbytes - start)), crc)
+        if nbytes:
+            self._pieces[name].written[offset] = nbytes, crc
+
     def finish(self) -> None:
         """Bring the file to the disk under its name. Raises OutputError where bytes are missing or the disk fails."""
         crcs = {name: zlib.crc32(content) for name, content in self._small.items()}
@@ -181,6 +190,14 @@ class TorchWriter:
                 self._file.write(record.begin, memoryview(self._small[name]))
         self._file.write(plan.directory, memoryview(plan.trailer(crcs)))
         self._file.finish()
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk. Raises OutputError where the disk fails."""
+        self._file.sync()
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job."""
+        self._file.suspend()
 
     def discard(self) -> None:
         """Remove what is unfinished, once no thread writes any more. After `finish`, or a second time, do nothing."""

@@ -64,8 +64,20 @@ class Shard(Protocol):
         """Put ``data`` at byte ``offset`` of tensor ``name``."""
         ...
 
+    def restore(self, name: str, offset: int, nbytes: int) -> None:
+        """Count bytes of tensor ``name`` as written."""
+        ...
+
     def finish(self) -> None:
         """Bring the file to the disk under its name."""
+        ...
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk."""
+        ...
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job."""
         ...
 
     def discard(self) -> None:
@@ -101,9 +113,21 @@ class TransposedShard:
         else:
             matrix.take(self._shard, offset, np.frombuffer(data, np.uint8))
 
+    def restore(self, name: str, offset: int, nbytes: int) -> None:
+        """Count the bytes of a whole entry as written: by a job that was interrupted."""
+        self._shard.restore(name, offset, nbytes)
+
     def finish(self) -> None:
         """Bring the file to the disk under its name. Raises OutputError where bytes are missing or the disk fails."""
         self._shard.finish()
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk. Raises OutputError where the disk fails."""
+        self._shard.sync()
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job."""
+        self._shard.suspend()
 
     def discard(self) -> None:
         """Remove what is unfinished."""

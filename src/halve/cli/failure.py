@@ -1,11 +1,13 @@
 """How a command that fails ends: ``error:`` and ``hint:`` on stderr, and an exit code."""
 
 import os
+import shlex
+import sys
 import traceback
 
 import click
 
-from halve.errors import HalveError
+from halve.errors import RESUMABLE, HalveError
 
 INTERRUPTED = 128 + 2  # what a shell reports for a program ended by SIGINT
 
@@ -16,13 +18,24 @@ def failure(error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, click.Abort):
         if isinstance(error.__context__, KeyboardInterrupt):
-            _say("interrupted")
+            _say("interrupted", hint=_resumption(error.__context__))
             return INTERRUPTED
         _say("error: cancelled: nothing was done", hint="where nobody can answer, say --yes")
         return 1
     message, hint, code = _explain(error)
     _say(f"error: {message}", hint=hint)
+    if resumption := _resumption(error):
+        click.echo(resumption, err=True)
     return code
+
+
+def _resumption(error: BaseException) -> str:
+    """What to type to go on with a job that ``error`` has interrupted; empty where it cannot."""
+    if RESUMABLE not in getattr(error, "__notes__", ()):
+        return ""
+    typed = ["halve", *sys.argv[1:]]
+    again = shlex.join(typed if "--resume" in typed else [*typed, "--resume"])
+    return f"{RESUMABLE}; to go on: {again}"
 
 
 def _explain(error: Exception) -> tuple[str, str, int]:

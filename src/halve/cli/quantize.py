@@ -40,6 +40,7 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TOOL, TRANSFORM, Over
 )
 @click.option("--shard-size", type=Size(), default="5GB", show_default=True, help="Largest weight file.")
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads. Default: one a processor.")
+@click.option("--resume", is_flag=True, help="Go on with a job that was interrupted, or start it.")
 @click.option("--dry-run", is_flag=True, help="Print what would happen to each tensor, and the size; write nothing.")
 @json_option
 def command(
@@ -64,6 +65,7 @@ def command(
     on_nonfinite: str | None,
     shard_size: int,
     threads: int | None,
+    resume: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -118,6 +120,7 @@ def command(
             **said,
             shard_bytes=shard_size,
             threads=threads,
+            resume=resume,
             progress=callback,
         )
     for warning in result.warnings:

@@ -72,8 +72,20 @@ class WeightFile(Protocol):
         """Put ``data`` at byte ``offset`` of entry ``name``: any thread, any order."""
         ...
 
+    def restore(self, name: str, offset: int, nbytes: int) -> None:
+        """Count ``nbytes`` bytes at byte ``offset`` of entry ``name`` as written: by a job that was interrupted."""
+        ...
+
     def finish(self) -> None:
         """Bring the file to the disk under its name. Raises OutputError where bytes are missing or the disk fails."""
+        ...
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk. Raises OutputError where the disk fails."""
+        ...
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job."""
         ...
 
     def discard(self) -> None:

@@ -201,9 +201,22 @@ class _ExpertsFile:
         tensor, begin = self._places.get(name, (name, 0))
         self.whole.write(tensor, begin + offset, data)
 
+    def restore(self, name: str, offset: int, nbytes: int) -> None:
+        """Count bytes of the piece, or of the whole tensor, ``name`` as written."""
+        tensor, begin = self._places.get(name, (name, 0))
+        self.whole.restore(tensor, begin + offset, nbytes)
+
     def finish(self) -> None:
         """Bring the file to the disk under its name."""
         self.whole.finish()
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk. Raises OutputError where the disk fails."""
+        self.whole.sync()
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job."""
+        self.whole.suspend()
 
     def discard(self) -> None:
         """Remove what is unfinished."""

@@ -66,15 +66,19 @@ class DataFile:
         belong to the tensor or have been written before.
         """
         view = memoryview(data).cast("B")
-        if not 0 <= offset <= self._sizes[name] - len(view):
-            raise ValueError(f"bytes {offset} to {offset + len(view)} of {name} have no place in {self.path}")
-        if not view:
+        self.restore(name, offset, len(view))
+        self._file.write(self._begins[name] + offset, view)
+
+    def restore(self, name: str, offset: int, nbytes: int) -> None:
+        """Count ``nbytes`` bytes at byte ``offset`` of tensor ``name`` as written: by a job that was interrupted."""
+        if not 0 <= offset <= self._sizes[name] - nbytes:
+            raise ValueError(f"bytes {offset} to {offset + nbytes} of {name} have no place in {self.path}")
+        if not nbytes:
             return
         with self._lock:
             if offset in self._written[name]:
                 raise ValueError(f"byte {offset} of {name} has been written before")
-            self._written[name][offset] = offset + len(view)
-        self._file.write(self._begins[name] + offset, view)
+            self._written[name][offset] = offset + nbytes
 
     def finish(self) -> None:
         """Bring the file to the disk under its name. Raises OutputError where bytes are missing or the disk fails."""
@@ -90,6 +94,14 @@ class DataFile:
                     hint="the job was cut short: run it again",
                 )
         self._file.finish()
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk. Raises OutputError where the disk fails."""
+        self._file.sync()
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job."""
+        self._file.suspend()
 
     def discard(self) -> None:
         """Remove what is unfinished, once no thread writes any more. After `finish`, or a second time, do nothing."""
@@ -118,9 +130,21 @@ class GraphFile:
         """Never called by a job: raises ValueError."""
         raise ValueError(f"{len(data)} bytes at {offset} of {name} have no place in {self.path}")
 
+    def restore(self, name: str, offset: int, nbytes: int) -> None:
+        """Never called by a job: raises ValueError."""
+        raise ValueError(f"{nbytes} bytes at {offset} of {name} have no place in {self.path}")
+
     def finish(self) -> None:
         """Bring the file to the disk under its name. Raises OutputError where the disk fails."""
         self._file.finish()
+
+    def sync(self) -> None:
+        """Bring what has been written to the disk. Raises OutputError where the disk fails."""
+        self._file.sync()
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job."""
+        self._file.suspend()
 
     def discard(self) -> None:
         """Remove what is unfinished."""

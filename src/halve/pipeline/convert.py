@@ -31,6 +31,7 @@ from halve.pipeline.plan import SHARD_BYTES, Plan, TensorPlan, able_layouts, ass
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.quantize import quantize
 from halve.pipeline.workers import Buffers, Cancelled, bands, run
+from halve.pipeline.workspace import Workspace
 from halve.schemes import Block, Scheme
 from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import dequantize
@@ -140,7 +141,7 @@ def convert(
                 warnings=again.warnings,
             )
         job = _plan(checkpoint, stored, target)
-        with Output(Path(out), job.nbytes) as output:
+        with Workspace(Path(out), {}, resume=False) as workspace, Output(workspace, Path(out), job.nbytes) as output:
             return _Converting(plain, job, output, progress).run(shard_bytes, threads, began)
 
 

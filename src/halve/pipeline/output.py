@@ -1,8 +1,8 @@
-"""The folder that a job fills: claimed first, written in any order, and empty again after an error."""
+"""The folder that a job fills, in any order, with a journal of what is finished."""
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve.checkpoint import manifest
-from halve.checkpoint.base import DTYPES
+from halve.checkpoint.base import DTYPES, TensorInfo
 from halve.checkpoint.safetensors import ShardWriter
 from halve.errors import OutputError
 from halve.layouts.base import WeightFile, as_bytes
+from halve.pipeline.journal import Finished, Journal
 from halve.pipeline.plan import NOT_FINITE, Plan
+from halve.pipeline.workspace import Workspace
 
-LOCK = ".halve-job"  # in a folder that a job is writing into
 CARD = "README.md"  # Hugging Face's model card; not in the manifest, for people write into it
+
+
+_PART = ".part"  # of the names of files that are not finished
 
 
 @dataclass(slots=True)
@@ -28,53 +32,70 @@ class _Stream:
     """One entry on its way: bands come in order."""
 
     file: WeightFile
+    entry: TensorInfo
     offset: int = 0
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    restored: str = ""  # the hash, where another job has written it
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what has been written."""
+        return self.restored or self.digest.hexdigest()
+
+    def restore(self, sha256: str) -> None:
+        """Take the entry as written."""
+        self.file.restore(self.entry.name, 0, self.entry.nbytes)
+        self.restored = sha256
 
 
 class Output:
-    """A folder of its own for one job; a context that removes everything where the job fails.
+    """The files of one job in the folder ``path``, inside ``workspace`` or all that is around it; a context.
 
-    Raises OutputError where the folder is in use, may not be written to, or lies on a disk with fewer than ``nbytes``
-    free.
+    What an interrupted job has finished there counts. Raises OutputError where the folder may not be written to, or
+    lies on a disk with fewer than ``nbytes`` free.
     """
 
-    def __init__(self, path: Path, nbytes: int) -> None:
+    def __init__(self, workspace: Workspace, path: Path, nbytes: int) -> None:
         self.path = path
-        check_free(path)
-        self._created = not path.exists()
+        self._workspace = workspace
         self._files: list[WeightFile] = []
         self._streams: dict[str, _Stream] = {}
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / LOCK).touch(exist_ok=False)
-            free = shutil.disk_usage(path).free
-        except FileExistsError:
-            raise OutputError(
-                f"{path}: another job is writing there",
-                hint=f"choose another folder; where no job runs, remove {path / LOCK}",
-            ) from None
+            path.mkdir(exist_ok=True)
+            found = [file for file in path.iterdir() if file.is_file()]
+            free = shutil.disk_usage(path).free + sum(file.stat().st_blocks * 512 for file in found)
+            for file in found:
+                if file.suffix != _PART:  # of a job that had all but finished
+                    file.rename(file.with_name(file.name + _PART))
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror}", hint="choose a folder that you may write to") from None
         if free < nbytes:
-            self._abandon()
             raise OutputError(
                 f"{path}: {nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free",
                 hint="free some space, choose another disk, or a scheme of fewer bits",
             )
+        name = "journal" if path == workspace.out else f"{path.name}.journal"
+        self._journal = Journal(workspace.path / name, self._sync)
 
     def __enter__(self) -> Self:
-        """Nothing more to do: the folder is claimed."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give up the folder where the job failed."""
+        """Note what can be noted, and close all files."""
         if kind is not None:
-            for file in self._files:
-                file.discard()
-            self._abandon()
+            with suppress(OutputError):
+                self._journal.commit()
+        self._journal.close()
+        for file in self._files:
+            file.suspend()
+        self._workspace.worth_keeping |= bool(self._journal.finished)
+
+    @property
+    def finished(self) -> dict[str, Mapping[str, Any]]:
+        """What earlier runs of the job have noted of the tensors that they finished."""
+        return {name: noted for one in self._journal.finished for name, noted in one.tensors.items()}
 
     @property
     def nbytes(self) -> int:
@@ -82,10 +103,13 @@ class Output:
         return sum(file.path.stat().st_size for file in self._files)
 
     def open(self, job: Plan, shard_bytes: int) -> None:
-        """Make the weight files of ``job``."""
+        """Make the weight files of ``job``, or go on with those that are there."""
         self._files = job.layout.weight_files(self.path, job.shard_entries(shard_bytes), job.contents)
         for file in self._files:
-            self._streams |= {entry.name: _Stream(file) for entry in file.entries}
+            self._streams |= {entry.name: _Stream(file, entry) for entry in file.entries}
+        for one in self._journal.finished:
+            for name, sha256 in one.entries.items():
+                self._streams[name].restore(sha256)
 
     def append(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the next bytes of some entries; one thread at a time for each entry."""
@@ -94,6 +118,10 @@ class Output:
             stream.digest.update(data)
             stream.file.write(name, stream.offset, data)
             stream.offset += len(data)
+
+    def note(self, tensors: Mapping[str, Mapping[str, Any]], entries: Iterable[str]) -> None:
+        """All of some ``tensors`` has been written, into ``entries``: keep what is known of them, JSON-ready."""
+        self._journal.add(Finished(tensors, {name: self._streams[name].sha256 for name in entries}))
 
     def finish_weights(self, job: Plan) -> None:
         """Complete the weight files and give them their names."""
@@ -120,7 +148,7 @@ class Output:
             files={file.path.name: _facts(file) for file in self._files}
             | {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in sorted(files.items())},
             tensors={
-                entry.name: {"file": file.path.name, "sha256": self._streams[entry.name].digest.hexdigest()}
+                entry.name: {"file": file.path.name, "sha256": self._streams[entry.name].sha256}
                 for file in self._files
                 if isinstance(file, ShardWriter)
                 for entry in file.entries
@@ -129,10 +157,14 @@ class Output:
         )
         self._put(CARD, card.encode())
         self._put(manifest.NAME, facts.serialised())
-        (self.path / LOCK).unlink()
+
+    def _sync(self) -> None:
+        """Bring what has been written to the disk."""
+        for file in self._files:
+            file.sync()
 
     def _put(self, name: str, content: bytes) -> None:
-        part = self.path / f"{name}.part"
+        part = self.path / f"{name}{_PART}"
         try:
             part.write_bytes(content)
             part.replace(self.path / name)
@@ -141,23 +173,6 @@ class Output:
                 f"{self.path / name}: cannot be written: {error.strerror}",
                 hint="free some space, or choose another disk",
             ) from None
-
-    def _abandon(self) -> None:
-        """Remove what the job has written: everything, for it held the lock of an empty folder."""
-        for path in self.path.iterdir():
-            with suppress(OSError):
-                path.unlink()
-        if self._created:
-            with suppress(OSError):
-                self.path.rmdir()
-
-
-def check_free(path: Path) -> None:
-    """Raise OutputError where ``path`` is no place for a new folder."""
-    if path.suffix.lower() in (".gguf", ".onnx", ".safetensors"):
-        raise OutputError(f"{path} is to be a folder", hint=f"name a folder, such as {path.with_suffix('')}")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(f"{path} exists and is not empty", hint="choose another folder, or remove it first")
 
 
 def _facts(file: WeightFile) -> dict[str, Any]:

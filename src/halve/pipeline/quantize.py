@@ -1,10 +1,10 @@
 """The main job: a checkpoint in, a quantized one out, in a new folder."""
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, cast
 
@@ -12,19 +12,21 @@ from halve import algorithms, layouts, schemes
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.onnx_source import only_layout
 from halve.checkpoint.source import open_checkpoint
-from halve.errors import OutputError, UnsupportedError
+from halve.errors import UnsupportedError
 from halve.evaluate.operands import KV_FORMATS, static_scale
 from halve.pipeline.budget import Budget
 from halve.pipeline.budget import overrides as overrides_within
 from halve.pipeline.calibrate import calibrate as gather
 from halve.pipeline.calibration import Calibration
-from halve.pipeline.output import Output, check_free
+from halve.pipeline.output import Output
 from halve.pipeline.pick import pick
 from halve.pipeline.plan import SHARD_BYTES, Plan, check_scheme, default_layout, plan
 from halve.pipeline.progress import ProgressCallback
 from halve.pipeline.quantizing import QuantizeResult, Quantizing, nonfinite
+from halve.pipeline.resuming import described, finished
 from halve.pipeline.smoothing import fold
 from halve.pipeline.statistics import StatisticsFile
+from halve.pipeline.workspace import Workspace, check_free
 from halve.schemes import Block
 from halve.schemes import conform as tools
 from halve.schemes.quantize import ScaleRule, check_rule
@@ -156,6 +158,7 @@ def quantize(
     on_nonfinite: OnNonfinite | None = None,
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
+    resume: bool = False,
     progress: ProgressCallback | None = None,
 ) -> QuantizeResult:
     """Quantize the checkpoint ``source`` (folder, GGUF file or ``org/name[@revision]``) into the new folder ``out``.
@@ -179,9 +182,14 @@ def quantize(
     ``progress`` is called with a `Progress`, never from two threads at once. The bytes written do not depend on
     ``threads``.
 
+    A job that is interrupted leaves what it has finished in ``out`` (``out/.halve`` has its journal); with ``resume``
+    the same call goes on behind that, starts where there is nothing, and returns at once where all is done. The result
+    is that of an uninterrupted job, byte for byte.
+
     Raises UnsupportedError, RecipeError or FormatError before anything is read where the job makes no sense,
     CheckpointError for a damaged source and for statistics of another model, FormatError for NaN or Inf in a weight,
-    OutputError where ``out`` exists or the disk is full. After an error nothing is left at ``out``.
+    OutputError where ``out`` exists, the disk is full, or what is to be resumed is another job. Where nothing worth
+    keeping was finished, nothing is left at ``out`` after an error.
     """
     began = perf_counter()
     out = Path(out)
@@ -200,12 +208,25 @@ def quantize(
             "overrides": tuple(overrides),
             "on_nonfinite": on_nonfinite,
         }
-        check_free(out)
+        asked = choices | {"scheme": scheme, "algorithm": algorithm}
+        if resume and (done := finished(checkpoint, out, asked)):
+            return replace(done, seconds=perf_counter() - began)
+        check_free(out, resume=resume)
+        if stats is not None:
+            stats = Path(stats)
+            asked["statistics"] = StatisticsFile(stats).sha256
+        asked |= {"budget": budget and asdict(budget), "allow": allow, "shard size": shard_bytes}
+        workspace = stack.enter_context(Workspace(out, described(checkpoint, asked, calibrate), resume=resume))
+        if workspace.adopted:
+            shutil.rmtree(workspace.path)
+            return replace(cast("QuantizeResult", finished(checkpoint, out, {})), seconds=perf_counter() - began)
         if calibrate:
             row = schemes.get(scheme)
             check_scheme(row, layouts.get(layout or default_layout(row)), checkpoint, calibrated=True)
-            stats = _scratch(stack, out) / "statistics.safetensors"
-            gather(checkpoint, stats, texts=calibrate, hessians=algorithm in (None, AUTO, "gptq"), threads=threads)
+            stats = workspace.path / "statistics.safetensors"
+            if not stats.exists():
+                gather(checkpoint, stats, texts=calibrate, hessians=algorithm in (None, AUTO, "gptq"), threads=threads)
+            workspace.worth_keeping = True
         statistics = None if stats is None else StatisticsFile(Path(stats))
         choices["statistics"] = statistics
         if statistics is not None:
@@ -216,12 +237,11 @@ def quantize(
             name: make_plan(checkpoint, scheme, algorithm=name, **choices)
             for name in _candidates(algorithm, statistics)
         }
-        work = _Work(checkpoint, statistics, shard_bytes, threads, progress)
+        work = _Work(checkpoint, statistics, shard_bytes, threads, progress, workspace)
         if len(jobs) == 1:
             return work.write(next(iter(jobs.values())), out, began)
-        scratch = _scratch(stack, out)
-        made = {name: work.write(job, scratch / name, began) for name, job in jobs.items()}
-        return _picked(checkpoint, made, out, began)
+        made = {name: work.write(job, workspace.path / name, began) for name, job in jobs.items()}
+        return _picked(checkpoint, made, workspace, began)
 
 
 def _candidates(algorithm: str | None, statistics: StatisticsFile | None) -> tuple[str, ...]:
@@ -260,15 +280,6 @@ def _within(
     return overrides_within(checkpoint, jobs, statistics, budget, threads)
 
 
-def _scratch(stack: ExitStack, out: Path) -> Path:
-    """A folder on the disk of ``out`` that goes with the job."""
-    parent = next(folder for folder in out.absolute().parents if folder.is_dir())
-    try:
-        return Path(stack.enter_context(TemporaryDirectory(dir=parent, prefix=".halve-")))
-    except OSError as error:
-        raise OutputError(f"{parent}: {error.strerror}", hint="choose a folder that you may write to") from None
-
-
 @dataclass(frozen=True, slots=True)
 class _Work:
     """What the candidates of a job have in common."""
@@ -278,9 +289,10 @@ class _Work:
     shard_bytes: int
     threads: int | None
     progress: ProgressCallback | None
+    workspace: Workspace
 
     def write(self, job: Plan, out: Path, began: float) -> QuantizeResult:
-        with Output(out, job.nbytes) as output:
+        with Output(self.workspace, out, job.nbytes) as output:
             if job.recipe.on_nonfinite == "keep":
                 job = job.keep(nonfinite(self.checkpoint, job, self.threads))
             calibration = Calibration(self.statistics, fold(self.checkpoint, self.statistics, job, self.threads))
@@ -288,8 +300,10 @@ class _Work:
             return run.run(self.shard_bytes, self.threads, began)
 
 
-def _picked(checkpoint: Checkpoint, made: dict[str, QuantizeResult], out: Path, began: float) -> QuantizeResult:
-    """The better of ``made``, moved to ``out``; the first where halve cannot run the model."""
+def _picked(
+    checkpoint: Checkpoint, made: dict[str, QuantizeResult], workspace: Workspace, began: float
+) -> QuantizeResult:
+    """The better of ``made``, moved to where it belongs; the first where halve cannot run the model."""
     activations = any(result.plan.scheme.activation is not None for result in made.values())
     warnings: tuple[str, ...] = ()
     try:
@@ -298,9 +312,6 @@ def _picked(checkpoint: Checkpoint, made: dict[str, QuantizeResult], out: Path, 
         chosen = None
         warnings = (f"{CANDIDATES[0]} was chosen untried, for halve cannot compare it with others: {error}",)
     best = made[CANDIDATES[0] if chosen is None else chosen.name]
-    if out.exists():
-        out.rmdir()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    best.path.rename(out)
+    workspace.adopt(best.path.name)
     seconds = perf_counter() - began
-    return replace(best, path=out, seconds=seconds, warnings=(*best.warnings, *warnings), pick=chosen)
+    return replace(best, path=workspace.out, seconds=seconds, warnings=(*best.warnings, *warnings), pick=chosen)

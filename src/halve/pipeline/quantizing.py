@@ -5,7 +5,7 @@ scale read each fused group twice; the second time it comes from the page cache.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from math import isinf
@@ -116,6 +116,18 @@ class _Done:
     loss: TensorLoss | None = None
     uncalibrated: bool = False  # the texts never reached it
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        sqnr = None if self.loss is None else self.loss.sqnr_db
+        return {"source_sha256": self.source_sha256, "sqnr_db": sqnr, "uncalibrated": self.uncalibrated}
+
+    @classmethod
+    def noted(cls, name: str, noted: Mapping[str, Any]) -> "_Done":
+        """From what `to_json` gave."""
+        sqnr = noted["sqnr_db"]
+        loss = None if sqnr is None else TensorLoss(name, sqnr)
+        return cls(name, noted["source_sha256"], loss, uncalibrated=noted["uncalibrated"])
+
 
 @dataclass(frozen=True, slots=True)
 class _Conforming:
@@ -167,11 +179,15 @@ class Quantizing:
 
     def run(self, shard_bytes: int, threads: int | None, began: float) -> QuantizeResult:
         self.output.open(self.job, shard_bytes)
+        finished = {name: _Done.noted(name, noted) for name, noted in self.output.finished.items()}
         groups: dict[tuple[str, Scheme | None], list[TensorPlan]] = {}
         for tensor in self.job.tensors:
+            if tensor.source.name in finished:
+                self.meter.add(tensor.source.nbytes, tensor.source.name)
+                continue
             name = tensor.group if self._shares(tensor) else tensor.source.name
             groups.setdefault((name, tensor.scheme), []).append(tensor)
-        done = {one.name: one for group in run(self._group, groups.values(), threads) for one in group}
+        done = finished | {one.name: one for group in run(self._group, groups.values(), threads) for one in group}
         if self.checkpoint is self.source:
             hashes = {name: one.source_sha256 for name, one in done.items()}
             digest = manifest.content_hash(self.source.tensors, hashes)
@@ -220,6 +236,7 @@ class Quantizing:
         for tensor in group:
             done.append(self._quantize(tensor, scale, ready, stop) if tensor.scheme else self._copy(tensor, stop))
             self.checkpoint.release(tensor.source.name)
+        self.output.note({one.name: one.to_json() for one in done}, (e.name for t in group for e in t.entries))
         return done
 
     def _tensor_scale(self, group: list[TensorPlan], stop: Event) -> float | None:

@@ -1,0 +1,109 @@
+"""The journal of a job: which fused groups lie whole on the disk, so that an interrupted job goes on behind them.
+
+A line is written only after the bytes that it speaks of have been brought to the disk. A line cut off in the middle
+counts for nothing, and so does all behind it.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from time import monotonic
+from typing import Any
+
+from halve.errors import OutputError
+
+SECONDS = 1.0  # between two visits to the disk: so much work is lost at the most
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A group of tensors that is written: what became of each, and the hashes of the entries they fill."""
+
+    tensors: Mapping[str, Mapping[str, Any]]
+    entries: Mapping[str, str]
+
+
+class Journal:
+    """The file ``path``, gone on with where there is one.
+
+    ``sync`` brings what the job has written to the disk. Raises OutputError where the journal cannot be read or
+    written.
+    """
+
+    def __init__(self, path: Path, sync: Callable[[], None]) -> None:
+        self.path = path
+        self.finished: list[Finished] = []
+        self._sync = sync
+        self._pending: list[Finished] = []
+        self._lock, self._writing = Lock(), Lock()
+        self._last = monotonic()
+        length = self._read()
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            os.ftruncate(self._fd, length)
+            os.lseek(self._fd, 0, os.SEEK_END)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def add(self, one: Finished) -> None:
+        """Note a group whose bytes have been written; any thread. Now and then the disk is waited for."""
+        with self._lock:
+            self._pending.append(one)
+            if monotonic() - self._last < SECONDS:
+                return
+        self.commit()
+
+    def commit(self) -> None:
+        """Bring all that has been noted to the disk."""
+        with self._writing:
+            with self._lock:
+                ready, self._pending, self._last = self._pending, [], monotonic()
+            if ready:
+                self._sync()
+                try:
+                    self._write([{"tensors": one.tensors, "entries": one.entries} for one in ready])
+                except OSError as error:
+                    raise self._failed(error) from None
+                self.finished += ready
+            self._last = monotonic()
+
+    def close(self) -> None:
+        """Close the file; closing twice is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _read(self) -> int:
+        """Take what is finished from the file; the length of what makes sense."""
+        try:
+            lines = self.path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise self._failed(error) from None
+        length = 0
+        for line in lines:
+            try:
+                match json.loads(line):
+                    case {"tensors": dict(tensors), "entries": dict(entries)}:
+                        self.finished.append(Finished(tensors, entries))
+                    case _:
+                        break
+            except (ValueError, RecursionError):
+                break
+            length += len(line) + 1
+        return length
+
+    def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        content = memoryview(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        while content:
+            content = content[os.write(self._fd, content) :]
+        os.fsync(self._fd)
+
+    def _failed(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: {error.strerror}", hint="free some space, or choose a folder that you may write to"
+        )
