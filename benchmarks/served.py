@@ -1,9 +1,9 @@
 """halve's reference runtime as an engine serves a checkpoint: what the answers of clients are compared with.
 
-How far an engine's logits may be from ours is measured, not chosen. BF16 alone moves those of SmolLM2 by BF16. And
-quantized activations amplify any difference, however small, until it is as large as their own rounding noise, because a
-rounding that flips changes all that follows: `bound` lets ours be off by one part in a million, and sees how far they
-move.
+How far an engine's logits may be from ours, as the root mean square of their difference, is measured: NOISE times the
+noise. BF16 alone moves those of SmolLM2 by BF16. And quantized activations amplify any difference, however small, until
+it is as large as their own rounding noise, because a rounding that flips changes all that follows: `bound` lets ours be
+off by one part in a million, and sees how far they move.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ from halve.schemes import Block
 from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import dequantize, quantize
 
-BF16 = 0.16  # logits, of an unquantized SmolLM2: `transformers_generate_bf16` of transformers_generate.py
-NOISE = 2.0  # what is within so many times the noise is noise
+BF16 = 0.16  # of an unquantized SmolLM2: what transformers_generate.py prints as `transformers_generate_bf16`
+NOISE = 2.0
 
 Tokens = NDArray[np.int64]
 Quantizer = Callable[[Block, Array], QTensor]
@@ -50,8 +50,8 @@ def logits(model: Model, windows: Sequence[Tokens]) -> Array:
 
 def above(ours: Array, tokens: Tokens) -> Array:
     """How far our likeliest token is above each of ``tokens`` in logits [tokens, vocabulary]; 0 where it is that."""
-    distance: Array = ours.max(-1) - np.take_along_axis(ours, tokens[:, None], -1)[:, 0]
-    return distance
+    ahead: Array = ours.max(-1) - np.take_along_axis(ours, tokens[:, None], -1)[:, 0]
+    return ahead
 
 
 def distance(ours: Array, theirs: Array) -> float:

@@ -5,8 +5,8 @@
 
 Both read the same tokens of SmolLM2, all that stands before a token given. For each scheme:
 
-- ``transformers_layers``, in float32: every linear layer of ours, fed what transformers fed to its own
 - ``transformers_logits``, in float32, inputs of layers left as they come: what the weights alone make of the model
+- ``transformers_layers``, in float32, inputs rounded: every linear layer of ours, fed what transformers fed to its own
 - ``transformers_generate``: transformers as users run it, in BF16, ours in float32; the root mean square of the
   difference of logits, within the bound of served.py
 

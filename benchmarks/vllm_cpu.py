@@ -10,8 +10,8 @@ codes and back where the scheme quantizes activations (a scale a token, amax / 1
 in float32.
 
 ``vllm_loads``: vLLM has no kernel to run FP4 on a CPU, and says so. Its config parser takes nvfp4, nvfp4a16, mxfp4 and
-mxfp4a16, and its model classes take every tensor of them: each name, shape and dtype. ``--quick`` takes one scheme of
-each.
+mxfp4a16, and its model classes take every tensor of them, each name, shape and dtype, and have all their parameters
+filled. ``--quick`` takes one scheme of each.
 """
 
 import argparse
@@ -96,8 +96,8 @@ def loads(paths: list[Path]) -> Iterator[Figure]:
         yield Figure(
             metric=f"vllm_loads_{path.name}",
             value=one["parameters"],
-            unit="tensors",
-            goal=f"all taken, as {LOADED[path.name]}; no CPU kernel runs them",
+            unit="parameters",
+            goal=f"all filled, as {LOADED[path.name]}; no CPU kernel runs them",
             met=one["schemes"] == [LOADED[path.name]],
         )
 

@@ -14,9 +14,7 @@ from halve.checkpoint.source import open_checkpoint
 from halve.schemes.quantize import dequantize
 from tiny import llama
 
-functional = pytest.importorskip(
-    "bitsandbytes.functional", reason="bitsandbytes is not installed (see pyproject: oracle)"
-)
+functional = pytest.importorskip("bitsandbytes.functional", reason='nox -s "oracles(quantizers)" installs it')
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 

@@ -13,7 +13,7 @@ from halve.checkpoint.source import open_checkpoint
 from halve.schemes.quantize import dequantize
 from tiny import folders, llama
 
-pytest.importorskip("auto_round", reason="auto-round is not installed (see pyproject: oracle)")
+pytest.importorskip("auto_round", reason='nox -s "oracles(quantizers)" installs it')
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 LAYOUT = layouts.get("gptq")

@@ -24,7 +24,7 @@ def source(tmp_path):
     """Write a random Llama in BF16: source(heads) has 64 rows of k_proj and v_proj a head."""
     torch = pytest.importorskip("torch", reason="the extra `oracle` is not installed")
     transformers = pytest.importorskip("transformers", reason="the extra `oracle` is not installed")
-    pytest.importorskip("accelerate", reason="transformers asks for it")
+    pytest.importorskip("accelerate", reason='nox -s "oracles(quantizers)" installs it')
 
     def write(heads):
         torch.manual_seed(0)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # ModelOpt's and torch's own
 
 @pytest.fixture(scope="module")
 def generate():
-    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed")
+    pytest.importorskip("modelopt", reason='nox -s "oracles(modelopt)" installs it')
     return runpy.run_path(str(GOLDEN / "generate.py"))
 
 
