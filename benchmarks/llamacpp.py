@@ -73,9 +73,11 @@ def one_type(reference: Path, name: str, windows: int, folder: Path) -> Figure:
     )
 
 
-def differing_ids(gguf: Path, folder: Path) -> Figure:
+def differing_ids(reference: Path, folder: Path) -> Figure:
     """Tokenize a text with both."""
     differ = count = None
+    halve.quantize(reference, folder / "out", TYPES["Q4_0"], layout="gguf")
+    gguf = folder / "out" / "model.gguf"
     if peers.python(PEER) is not None:
         content = text.default().content[:CHARACTERS]
         (folder / "text.txt").write_bytes(content.encode())
@@ -101,13 +103,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        reference = folder / "dense"
+        reference = Path(name) / "dense"
         halve.quantize(smollm2.fetch(), reference, "bf16", layout="dense")
-        types = QUICK if args.quick else tuple(TYPES)
-        for kind in types:
-            one_type(reference, kind, 2 if args.quick else 4, folder).print(as_json=args.json)
-        differing_ids(folder / types[0] / "model.gguf", folder).print(as_json=args.json)
+        for kind in QUICK if args.quick else TYPES:
+            with tempfile.TemporaryDirectory() as folder:
+                one_type(reference, kind, 2 if args.quick else 4, Path(folder)).print(as_json=args.json)
+        with tempfile.TemporaryDirectory() as folder:
+            differing_ids(reference, Path(folder)).print(as_json=args.json)
 
 
 if __name__ == "__main__":

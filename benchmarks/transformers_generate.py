@@ -118,14 +118,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         reference = Path(name) / "bf16"
-        halve.quantize(smollm2.fetch(), reference, reference.name)
+        halve.quantize(smollm2.fetch(), reference, "bf16")
         windows = windows_of(reference)
-        for scheme in SCHEMES[:1] if args.quick else (reference.name, *SCHEMES):
-            path = reference.with_name(scheme)
-            if path != reference:
-                halve.quantize(reference, path, scheme)
-            for found in compare(path, windows):
-                found.print(as_json=args.json)
+        for scheme in SCHEMES[:1] if args.quick else ("bf16", *SCHEMES):
+            with tempfile.TemporaryDirectory() as folder:
+                halve.quantize(reference, Path(folder) / scheme, scheme)
+                for found in compare(Path(folder) / scheme, windows):
+                    found.print(as_json=args.json)
 
 
 if __name__ == "__main__":

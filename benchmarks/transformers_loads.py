@@ -43,16 +43,17 @@ def differing_weights(checkpoint: HfCheckpoint, dense: HfCheckpoint) -> list[str
     return wrong
 
 
-def loads(reference: Path, scheme: str, folder: Path) -> list[str]:
+def loads(reference: Path, scheme: str) -> list[str]:
     """Quantize, let the peer load and run it; weights that differ, and ``logits`` where those are not finite."""
-    out, seen = folder / scheme, folder / f"{scheme}-seen"
-    halve.quantize(reference, out, scheme)
-    seen.mkdir()
-    peers.run(PEER, "transformers_dequantize.py", out, seen / "model.safetensors")
-    (seen / "config.json").write_text("{}")
-    checkpoint, dense = HfCheckpoint(out), HfCheckpoint(seen)
-    wrong = differing_weights(checkpoint, dense)
-    return wrong if np.isfinite(read_array(dense, "logits")).all() else [*wrong, "logits"]
+    with tempfile.TemporaryDirectory() as name:
+        out, seen = Path(name) / "out", Path(name) / "seen"
+        halve.quantize(reference, out, scheme)
+        seen.mkdir()
+        peers.run(PEER, "transformers_dequantize.py", out, seen / "model.safetensors")
+        (seen / "config.json").write_text("{}")
+        checkpoint, dense = HfCheckpoint(out), HfCheckpoint(seen)
+        wrong = differing_weights(checkpoint, dense)
+        return wrong if np.isfinite(read_array(dense, "logits")).all() else [*wrong, "logits"]
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             reference = Path(name) / "bf16"
             halve.quantize(smollm2.fetch(), reference, "bf16")
-            wrong = {scheme: loads(reference, scheme, Path(name)) for scheme in schemes}
+            wrong = {scheme: loads(reference, scheme) for scheme in schemes}
     equal = [scheme for scheme, names in wrong.items() if not names]
     Figure(
         metric="transformers_loads",
