@@ -242,6 +242,25 @@ def test_the_type_of_most_matrices_is_the_files():
     assert export(infos, blocks, config, {}).metadata["general.file_type"] == 3
 
 
+@pytest.mark.parametrize(
+    ("said", "general"),
+    [
+        ({"_name_or_path": "org/model"}, {"name": "model"}),
+        ({"_name_or_path": "/a/b/"}, {"name": "b"}),
+        ({"_name_or_path": "", "gguf": []}, {}),
+        ({"_name_or_path": "\ud800", "gguf": {"license": ["\udfff"], "url": 7, "tags": ["a", 1]}}, {}),
+        ({"_name_or_path": "x", "gguf": {"name": "y", "license": "mit"}}, {"name": "y", "license": "mit"}),
+        ({"gguf": {"architecture": "evil", "alignment": "1", "type": "x", "file_type": "y"}}, {}),
+    ],
+)
+def test_what_is_said_of_the_model(said, general):
+    metadata = exported(config_of(), **said).metadata
+    assert metadata["general.architecture"] == "llama"
+    found = {key.removeprefix("general."): value for key, value in metadata.items() if key.startswith("general.")}
+    ours = {"architecture": "llama", "type": "model", "file_type": 32, "quantization_version": 2}
+    assert found == ours | general
+
+
 # --- tokenizers ---
 
 

@@ -306,6 +306,26 @@ def test_there_and_back_through_compressed_tensors(plain, tmp_path):
     assert (tmp_path / "a" / "model.gguf").read_bytes() == (tmp_path / "c" / "model.gguf").read_bytes()
 
 
+def test_scales_of_static_activations_go_there_and_back(tmp_path):
+    linears = [name for name in TinyModel().shapes() if "blk." in name and "norm" not in name]
+    rng = np.random.default_rng(2)
+    extra = {
+        name.replace("weight", kind): (rng.uniform(0.01, 0.1, 1).astype(np.float32), "F32")
+        for name in linears
+        for kind in ("scale", "input_scale")
+    }
+    extra["token_embd.weight"] = (rng.standard_normal((300, 256)).astype(np.float16), "F16")
+    path = TinyModel(encoding="NVFP4", extra=extra).write(tmp_path / "source.gguf")
+    there = halve.convert(path, tmp_path / "there", "compressed-tensors")
+    back = halve.convert(tmp_path / "there", tmp_path / "back", "gguf")
+    assert there.scheme == back.scheme == "nvfp4"
+    tensors = {t.name: t.data for t in GGUFReader(tmp_path / "back" / "model.gguf").tensors}
+    for name in linears:
+        for kind in ("scale", "input_scale"):  # the reciprocal of a reciprocal may be off by one in the last place
+            before, after = extra[name.replace("weight", kind)][0], tensors[name.replace("weight", kind)]
+            np.testing.assert_allclose(after, before, rtol=2**-23)
+
+
 # --- what goes wrong ---
 
 

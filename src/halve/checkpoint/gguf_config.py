@@ -16,6 +16,7 @@ logger = logging.getLogger("halve")
 
 _TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 CARRIED = "gguf"  # key of config.json for what a GGUF file says of the model's name, licence and origin
+RESERVED = ("architecture", "type", "alignment", "file_type", "quantization_version")  # what is said of the file itself
 # A converter writes llama3 rope scaling as a table of frequency divisors and drops the parameters. All models in
 # circulation share the two band edges; most share the context, which converters even assume. A divisor between the
 # bands tells it, where there is one.
@@ -76,7 +77,7 @@ def _general(metadata: Metadata) -> dict[str, Any]:
     return {
         key: value
         for key, value in said.items()
-        if key not in ("architecture", "type")
+        if key not in RESERVED
         and (isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)))
     }
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from halve.checkpoint.base import TensorInfo
 from halve.checkpoint.gguf import Encoding, GgufTensor
-from halve.checkpoint.gguf_config import CARRIED
+from halve.checkpoint.gguf_config import CARRIED, RESERVED
 from halve.checkpoint.gguf_llama import ARCHITECTURES, ROPE_FACTORS, Architecture, gguf_name, map_model
 from halve.checkpoint.gguf_metadata import Metadata
-from halve.checkpoint.gguf_tokenizer import tokenizer_metadata
+from halve.checkpoint.gguf_tokenizer import SURROGATE, tokenizer_metadata
 from halve.checkpoint.gguf_writer import ENCODING, Destination, GgufModel, Value
 from halve.errors import CheckpointError, UnsupportedError
 
@@ -97,15 +97,15 @@ def _general(config: Mapping[str, Any]) -> dict[str, Value]:
     """What the model is called, and what a GGUF source said of its licence and origin."""
     carried = config.get(CARRIED)
     said = carried if isinstance(carried, dict) else {}
-    text = {f"general.{key}": value for key, value in said.items() if isinstance(value, str) or _texts(value)}
     origin = config.get("_name_or_path")
-    if "general.name" not in text and isinstance(origin, str) and (name := Path(origin).name):
-        text["general.name"] = name
-    return text
+    name = {"name": Path(origin).name} if isinstance(origin, str) and Path(origin).name else {}
+    return {f"general.{key}": value for key, value in (name | said).items() if key not in RESERVED and _text(value)}
 
 
-def _texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+def _text(value: object) -> bool:
+    """Whether ``value`` is text, or a list of texts, that UTF-8 can hold."""
+    texts = value if isinstance(value, list) else [value]
+    return all(isinstance(text, str) and not SURROGATE.search(text) for text in texts)
 
 
 def _hyperparameters(config: Mapping[str, Any]) -> dict[str, int | float]:

@@ -28,7 +28,7 @@ _OTHERS = ("tokenizer.model", "spiece.model", "tekken.json", "vocab.json", "voca
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # llama.h, llama_token_type
 _SPACE = "\u2581"  # SentencePiece's visible space
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 _LAST = -1e6  # the score of what no merge makes
 _GPT2 = PRETOKENIZERS["gpt-2"].patterns[0]  # what a ByteLevel step splits by unless it says otherwise
 _KEYS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
@@ -64,7 +64,7 @@ def tokenizer_metadata(files: Mapping[str, bytes], config: Mapping[str, Any], vo
     metadata = {f"tokenizer.ggml.{key}": value for key, value in values.items()} | _templates(source)
     for key, value in metadata.items():
         texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        if any(_SURROGATE.search(text) for text in texts):
+        if any(SURROGATE.search(text) for text in texts):
             raise CheckpointError(f"{key} would hold half of a character", hint=_AGAIN)
     return metadata
 
