@@ -327,6 +327,12 @@ def test_of(config, family, checked):
     assert bool(of.warning) is not checked
 
 
+def test_what_the_warning_is_about():
+    assert "'opt'" in arch.of({"model_type": "llava", "text_config": {"model_type": "opt"}}).warning
+    assert "kimi_k2 was not checked" in arch.of({"model_type": "kimi_k2"}).warning
+    assert "names of deepseek_v3" in arch.of({"model_type": "kimi_k2"}).warning
+
+
 def test_unknown_architectures_go_by_names_and_shapes():
     of = arch.of({"model_type": "mystery"})
     assert "does not know the architecture 'mystery'" in of.warning

@@ -35,6 +35,8 @@ COMMON = {
     "tie_word_embeddings": False,
 }
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+SCALED_ROPE = ROPE | {"original_max_position_embeddings": 64, "llama_4_scaling_beta": 0.1}
+HALF_ROPE = ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}
 MOE = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 48,
@@ -46,7 +48,15 @@ MOE = {
 EXPERTS = MOE | {"num_experts": 3}
 LOCAL_EXPERTS = MOE | {"num_local_experts": 3}
 ROUTED_EXPERTS = MOE | {"n_routed_experts": 3, "first_k_dense_replace": 1}
-LATENT = {"q_lora_rank": 24, "kv_lora_rank": 32, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12}
+LATENT = {
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 12,
+    "head_dim": 8,  # of what is rotated
+    "num_key_value_heads": 4,
+}
 INDEXER = {"index_head_dim": 16, "index_n_heads": 2, "index_topk": 4}
 HYBRID = {
     "layer_types": ["linear_attention", "full_attention"],
@@ -78,9 +88,7 @@ TEXT = {
     "mistral": {},
     "ministral": {},
     "ministral3": {},
-    "mistral4": ROUTED_EXPERTS
-    | LATENT
-    | {"first_k_dense_replace": 0, "num_key_value_heads": 4, "head_dim": 8, "rope_parameters": ROPE},
+    "mistral4": ROUTED_EXPERTS | LATENT | {"first_k_dense_replace": 0, "rope_parameters": SCALED_ROPE},
     "mixtral": LOCAL_EXPERTS,
     "qwen2": {},
     "qwen2_moe": EXPERTS,
@@ -96,13 +104,13 @@ TEXT = {
     "phimoe": LOCAL_EXPERTS,
     "gpt_oss": LOCAL_EXPERTS,
     "deepseek_v2": ROUTED_EXPERTS | LATENT,
-    "deepseek_v3": ROUTED_EXPERTS | LATENT | {"num_key_value_heads": 4},
-    "deepseek_v32": ROUTED_EXPERTS | LATENT | INDEXER | {"num_key_value_heads": 4},
+    "deepseek_v3": ROUTED_EXPERTS | LATENT,
+    "deepseek_v32": ROUTED_EXPERTS | LATENT | INDEXER,
     "glm": {},
     "glm4": {},
     "glm4_moe": ROUTED_EXPERTS,
-    "glm4_moe_lite": ROUTED_EXPERTS | LATENT | {"num_key_value_heads": 4},
-    "glm_moe_dsa": ROUTED_EXPERTS | LATENT | INDEXER | {"num_key_value_heads": 4},
+    "glm4_moe_lite": ROUTED_EXPERTS | LATENT,
+    "glm_moe_dsa": ROUTED_EXPERTS | LATENT | INDEXER,
     "minimax": LOCAL_EXPERTS | {"layer_types": ["full_attention", "linear_attention"], "block_size": 8},
     "minimax_m2": LOCAL_EXPERTS,
     "smollm3": {},
@@ -137,15 +145,15 @@ VISION_LANGUAGE = {
         },
         {},
     ),
-    "qwen2_vl": ("qwen2_vl_text", {}, VISION, {}),
-    "qwen2_5_vl": ("qwen2_5_vl_text", {}, VISION, {}),
+    "qwen2_vl": ("qwen2_vl_text", {"rope_parameters": ROPE | {"mrope_section": [2, 3, 3]}}, VISION, {}),
+    "qwen2_5_vl": ("qwen2_5_vl_text", {"rope_parameters": ROPE | {"mrope_section": [2, 3, 3]}}, VISION, {}),
     "qwen3_vl": ("qwen3_vl_text", {}, VISION | POSITIONS, {}),
     "qwen3_vl_moe": ("qwen3_vl_moe_text", EXPERTS, VISION | POSITIONS, {}),
     "qwen3_5": ("qwen3_5_text", HYBRID, VISION | POSITIONS, {}),
     "qwen3_5_moe": ("qwen3_5_moe_text", EXPERTS | HYBRID, VISION | POSITIONS, {}),
-    "glm4v": ("glm4v_text", {}, VISION, {}),
-    "glm4v_moe": ("glm4v_moe_text", ROUTED_EXPERTS, VISION, {}),
-    "kimi_k25": ("deepseek_v3", ROUTED_EXPERTS | LATENT | {"num_key_value_heads": 4}, VISION, {}),
+    "glm4v": ("glm4v_text", {"rope_parameters": HALF_ROPE}, VISION, {}),
+    "glm4v_moe": ("glm4v_moe_text", ROUTED_EXPERTS | {"rope_parameters": HALF_ROPE}, VISION, {}),
+    "kimi_k25": ("deepseek_v3", ROUTED_EXPERTS | LATENT, VISION, {}),
     "minimax_m3_vl": (
         "minimax_m3_vl_text",
         LOCAL_EXPERTS

@@ -44,6 +44,7 @@ def of(config: Mapping[str, Any]) -> Architecture:
             inner["model_type"] = family.language
         language = of(inner)
         checked = language.checked and name in family.model_types
+        name = name if language.family else language.model_type
         return Architecture(name, language.family, family.towers, language.config, checked)
     checked = family is not None and name in family.model_types
     return Architecture(name, family, (), config if family or text is None else text, checked)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 from halve.errors import CheckpointError
@@ -55,23 +56,9 @@ class Architecture:
         if dimensions == 3 and PACKED.fullmatch(tensor):
             return "packed experts"
         why = why_kept(tensor, dimensions)
-        if why == "not a weight" or why.endswith("-D"):
-            return why
-        if self._in_tower(tensor):
+        if dimensions == 2 and why != "not a weight" and self._in_tower(tensor):
             return "vision or audio"
-        if why or self.family is None:
-            return why
-        module = tensor.removesuffix(".weight")
-        match = _LAYER.fullmatch(tensor)
-        rules = [(self.family.kept, module)]
-        if match:
-            rules += [(branch.kept, match["module"]) for branch in self.family.branches]
-        for kept, name in rules:
-            for pattern, reason in kept.items():
-                if re.fullmatch(pattern, name):
-                    return reason
-        known = match and any(_listed(branch, match["module"]) for branch in self.family.branches)
-        return "" if known else f"no linear layer of {self.family.name}"
+        return why or (_why_kept(self.family, tensor) if self.family else "")
 
     def is_linear(self, tensor: str, dimensions: int) -> bool:
         """Whether engines have a linear layer there, quantized or kept: they must be told of those that are kept."""
@@ -194,8 +181,29 @@ class Architecture:
             )
 
 
+def _why_kept(family: Family, tensor: str) -> str:
+    """Why a matrix that is nothing known to all architectures stays; empty for a linear layer of ``family``."""
+    reason = _first(family.kept, tensor.removesuffix(".weight"))
+    match = _LAYER.fullmatch(tensor)
+    if reason or match is None:
+        return reason or f"no linear layer of {family.name}"
+    for branch in family.branches:
+        if _listed(branch, match["module"]):
+            return _first(branch.kept, match["module"])
+    return f"no linear layer of {family.name}"
+
+
+def _first(kept: Mapping[str, str], module: str) -> str:
+    return next((reason for pattern, reason in kept.items() if re.fullmatch(pattern, module)), "")
+
+
+@cache
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+
+
 def _matches(patterns: tuple[str, ...], module: str) -> bool:
-    return any(re.fullmatch(pattern, module) for pattern in patterns)
+    return bool(patterns) and _any_of(patterns).fullmatch(module) is not None
 
 
 def _listed(branch: Branch, module: str) -> bool:
