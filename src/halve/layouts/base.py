@@ -104,6 +104,7 @@ class Layout(ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     linear_only: ClassVar[bool] = True  # whether engines expect embeddings in 16 bits
+    whole_experts: ClassVar[bool] = False  # whether engines read experts one by one whose gate and up are one weight
     model_types: ClassVar[tuple[str, ...]] = ()  # of config.json, where engines look for this layout in no other
 
     @abstractmethod

@@ -28,6 +28,7 @@ class Quark(Layout):
 
     name: ClassVar[str] = METHOD
     about: ClassVar[str] = "AMD Quark's OCP MX, which vLLM reads"
+    whole_experts: ClassVar[bool] = True
 
     def supports(self, scheme: Scheme) -> Support:
         """The MX formats only."""

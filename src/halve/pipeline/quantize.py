@@ -18,6 +18,7 @@ from halve.pipeline.budget import Budget
 from halve.pipeline.budget import overrides as overrides_within
 from halve.pipeline.calibrate import calibrate as gather
 from halve.pipeline.calibration import Calibration
+from halve.pipeline.experts import unpacked
 from halve.pipeline.output import Output
 from halve.pipeline.pick import pick
 from halve.pipeline.plan import SHARD_BYTES, Plan, check_scheme, default_layout, plan
@@ -132,7 +133,7 @@ def planned(source: str | Path, scheme: str, *, stats: str | Path | None = None,
     statistics = None if stats is None else StatisticsFile(Path(stats))
     checkpoint = open_checkpoint(source)
     try:
-        return make_plan(checkpoint, scheme, statistics=statistics, **choices)
+        return make_plan(_seen(checkpoint, scheme, choices), scheme, statistics=statistics, **choices)
     finally:
         checkpoint.close()
 
@@ -231,6 +232,7 @@ def quantize(
         choices["statistics"] = statistics
         if statistics is not None:
             statistics.check(checkpoint)
+        checkpoint = _seen(checkpoint, scheme, choices)
         if budget is not None:
             choices["overrides"] += _within(budget, checkpoint, (scheme, *allow), choices, threads)
         jobs = {
@@ -242,6 +244,13 @@ def quantize(
             return work.write(next(iter(jobs.values())), out, began)
         made = {name: work.write(job, workspace.path / name, began) for name, job in jobs.items()}
         return _picked(checkpoint, made, workspace, began)
+
+
+def _seen(checkpoint: Checkpoint, scheme: str, choices: Mapping[str, Any]) -> Checkpoint:
+    """``checkpoint`` with packed experts as the matrices that will be quantized."""
+    row = schemes.get(scheme)
+    layout = layouts.get(choices.get("layout") or default_layout(row))
+    return unpacked(checkpoint, row, layout, choices.get("ignore", ()))
 
 
 def _candidates(algorithm: str | None, statistics: StatisticsFile | None) -> tuple[str, ...]:

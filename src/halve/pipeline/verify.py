@@ -23,6 +23,7 @@ from halve.codecs.reference import value_table
 from halve.errors import CheckpointError, HalveError
 from halve.evaluate.sqnr import Sqnr
 from halve.layouts.base import Layout, Stored, is_kv_scale, owners
+from halve.pipeline.experts import unpacked_as
 from halve.pipeline.loss import TensorLoss
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.workers import Buffers, Cancelled, bands, run
@@ -163,6 +164,7 @@ class _Verification:
         kept = [info for name, info in checkpoint.tensors.items() if name not in owned]
         scheme = schemes.SCHEMES.get(written.scheme.get("name", "")) if written else None
         if self.source is not None:
+            self.source = unpacked_as(self.source, {info.name for info in kept})
             self._names(stored, kept)
         meter = Meter(sum(info.nbytes for info in checkpoint.tensors.values()), self.progress)
 

@@ -14,7 +14,8 @@ from halve.models.fused import EVERYWHERE
 from halve.models.linear import why_kept
 
 _LAYER = re.compile(r"(?P<layer>(?:.*\.)?layers\.\d+)\.(?P<module>.+)\.weight")
-_NO_LINEAR = {"not a weight", "packed experts", "embedding", "norm", "convolution"}  # reasons of `why_kept`
+PACKED_EXPERTS = "packed experts"
+_NO_LINEAR = {"not a weight", PACKED_EXPERTS, "embedding", "norm", "convolution"}  # reasons of `why_kept`
 _AGAIN = "the checkpoint is damaged, or config.json is not its own: fetch it again"
 
 
@@ -51,10 +52,16 @@ class Architecture:
             )
         return ""
 
+    @property
+    def whole_experts(self) -> bool:
+        """Whether an expert's gate and up are one weight to engines, its rows in turns."""
+        packing = self.family.packing if self.family else None
+        return packing is not None and len(packing.gate_up) == 1
+
     def why_kept(self, tensor: str, dimensions: int) -> str:
         """Why ``tensor`` stays in its source type; empty where it is the weight of a linear layer."""
         if dimensions == 3 and PACKED.fullmatch(tensor):
-            return "packed experts"
+            return PACKED_EXPERTS
         why = why_kept(tensor, dimensions)
         if dimensions == 2 and why != "not a weight" and self._in_tower(tensor):
             return "vision or audio"
