@@ -63,15 +63,22 @@ def test_transforms_need_statistics(made, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_norms_are_rounded_and_compensated():
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
+def test_norms_are_rounded_and_compensated(dtype, offset):
     rng = np.random.default_rng(0)
-    weight = rng.normal(size=64).astype(ml_dtypes.bfloat16).astype(np.float32)
-    weight[:2] = 0, 1e-38
-    rows, columns = through_norm(
-        weight, np.exp(rng.normal(size=64)).astype(np.float32) * 100, np.dtype(ml_dtypes.bfloat16)
-    )
-    stored = (weight * rows).astype(ml_dtypes.bfloat16).astype(np.float32)
-    np.testing.assert_allclose(stored * columns, weight, rtol=3e-7)
+    weight = rng.normal(size=512)
+    weight[:4] = 0, 1e-38, -1, -0.9921875
+    weight = weight.astype(dtype).astype(np.float32)
+    wanted = np.exp(rng.normal(size=512)).astype(np.float32) * 100
+    norm, columns = through_norm(weight, wanted, np.dtype(dtype), offset)
+    np.testing.assert_array_equal(norm.astype(dtype).astype(np.float32), norm)
+    np.testing.assert_allclose((norm + np.float32(offset)) * columns, weight + np.float32(offset), rtol=3e-7)
+    assert np.isfinite(columns).all()
+    assert (columns > 0).all()
+    assert np.mean(np.abs(columns / wanted - 1) < 0.25) > 0.5
+    still = 2 if offset else 0  # the channel that is 0 stays
+    assert (norm[still], columns[still]) == (weight[still], 1)
 
 
 def test_factors_balance_and_ignore_what_is_unused():

@@ -33,7 +33,7 @@ def fold(checkpoint: Checkpoint, statistics: StatisticsFile | None, job: Plan, t
         )
     quantized = {tensor.source.name for tensor in job.quantized}
     edges = arch.of(checkpoint.config).edges(checkpoint.tensors)
-    found = [edge for edge in edges if quantized.issuperset(edge.consumers) and not edge.offset and not edge.first_row]
+    found = [edge for edge in edges if quantized.issuperset(edge.consumers)]
     if not found:
         raise UnsupportedError(
             f"{checkpoint.path}: halve knows no channels of this architecture that could be smoothed",
@@ -72,9 +72,9 @@ def _along(edge: Edge, checkpoint: Checkpoint, statistics: StatisticsFile, weigh
     if len(producer.shape) == 1 and edge.bias:
         return Folding()
     if len(producer.shape) == 1:
-        rows, columns = through_norm(_vector(checkpoint, producer), wanted, DTYPES[producer.dtype])
-        return Folding({edge.producer: rows}, dict.fromkeys(edge.consumers, columns))
-    rows = np.float32(1) / wanted
+        norm, columns = through_norm(_vector(checkpoint, producer), wanted, DTYPES[producer.dtype], edge.offset)
+        return Folding(columns=dict.fromkeys(edge.consumers, columns), norms={edge.producer: norm})
+    rows = edge.placed(np.float32(1) / wanted, producer.rows)
     return Folding(
         dict.fromkeys(filter(None, (edge.producer, edge.bias)), rows),
         dict.fromkeys(edge.consumers, edge.spread(wanted)),

@@ -14,25 +14,28 @@ Factors = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Folding:
-    """Factors by tensor name: of the rows of what produces a channel, of the columns of what consumes it.
+    """By tensor name: what a norm becomes, factors of the rows of other producers, factors of the columns of consumers.
 
-    A vector (a norm's weight, a bias) has rows only. The model computes what it computed, up to rounding in float32.
+    A bias has rows only. The model computes what it computed, up to rounding in float32.
     """
 
     rows: Mapping[str, Factors] = field(default_factory=dict)
     columns: Mapping[str, Factors] = field(default_factory=dict)
+    norms: Mapping[str, Factors] = field(default_factory=dict)
 
     def __or__(self, other: "Folding") -> "Folding":
-        """This one, then ``other``; no tensor has rows, or columns, in both."""
-        return Folding({**self.rows, **other.rows}, {**self.columns, **other.columns})
+        """This one, then ``other``; no tensor is a norm, or has rows, or columns, in both."""
+        return Folding({**self.rows, **other.rows}, {**self.columns, **other.columns}, {**self.norms, **other.norms})
 
     @property
     def tensors(self) -> set[str]:
         """Names of the tensors that change."""
-        return {*self.rows, *self.columns}
+        return {*self.rows, *self.columns, *self.norms}
 
     def apply(self, tensor: str, band: NDArray[np.float32], first_row: int) -> NDArray[np.float32]:
         """Rows from ``first_row`` on of ``tensor`` ([rows, columns], or [rows, 1] of a vector) as they become."""
+        if tensor in self.norms:
+            return self.norms[tensor][first_row : first_row + len(band), None]
         rows, columns = self.rows.get(tensor), self.columns.get(tensor)
         if rows is not None:
             band = band * rows[first_row : first_row + len(band), None]
@@ -53,14 +56,18 @@ class Folding:
         )
 
 
-def through_norm(weight: Factors, wanted: Factors, dtype: np.dtype[Any]) -> tuple[Factors, Factors]:
-    """Factors of a norm's ``weight``, and of its consumers' columns, near 1 / ``wanted`` and ``wanted``.
+def through_norm(
+    weight: Factors, wanted: Factors, dtype: np.dtype[Any], offset: float = 0.0
+) -> tuple[Factors, Factors]:
+    """What a norm's ``weight`` becomes, and factors of its consumers' columns near ``wanted``.
 
-    The norm is stored as ``dtype``: its consumers multiply back by exactly what the rounded norm has been divided by.
+    The norm multiplies by ``offset`` + weight, as engines compute it in float32, and is stored as ``dtype``: its
+    consumers multiply back by exactly what the rounded norm has been divided by. A channel that would become 0 or
+    leave the range of ``dtype`` stays as it is.
     """
-    stored = (weight / wanted).astype(dtype).astype(np.float32)
-    kept = (stored == 0) | ~np.isfinite(stored) | (weight == 0)
-    stored = np.where(kept, weight, stored)
-    back = np.divide(weight, stored, out=np.ones_like(weight), where=~kept)
-    rows = np.divide(stored, weight, out=np.ones_like(weight), where=~kept)
-    return rows, back
+    before = weight + np.float32(offset)
+    stored = (before / wanted - np.float32(offset)).astype(dtype).astype(np.float32)
+    after = stored + np.float32(offset)
+    kept = (after == 0) | ~np.isfinite(after) | (before == 0)
+    back = np.divide(before, after, out=np.ones_like(before), where=~kept)
+    return np.where(kept, weight, stored), back
