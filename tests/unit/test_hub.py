@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import halve
 from halve.checkpoint import hub as hub_module
 from halve.checkpoint.hf import SINGLE, HfCheckpoint
 from halve.checkpoint.hub import cache_folder, cached, parse, resolve
@@ -261,9 +262,26 @@ def test_a_revision_that_is_not_there(home, files):
     assert "branches" in answer["hint"]
 
 
-@pytest.mark.parametrize("left", ["pytorch_model.bin", "model.gguf"])
-def test_a_repository_without_safetensors(home, files, left):
-    few = {name: files[name] for name in ("config.json", "tokenizer.json", left)}
+@pytest.mark.parametrize("shard_bytes", [5_000_000_000, 30_000])
+def test_a_repository_of_torch_files(home, tmp_path, shard_bytes):
+    halve.quantize(llama.write(tmp_path / "model"), tmp_path / "torch", "fp16", layout="torch", shard_bytes=shard_bytes)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "torch").iterdir()}
+    weights = sorted(name for name in files if name.startswith("pytorch_model"))
+    assert (len(weights) > 1) == (shard_bytes < 1e6)
+    files |= dict.fromkeys(("training_args.bin", "optimizer.bin", "rng_state.pth", "original/model.pt"), b"unwanted")
+    with fake_hub(repositories={REPOSITORY: files}) as hub:
+        client = Client(home, hub.url)
+        answer = client()
+        assert answer["tensors"] == sorted(llama.weights())
+        assert set(weights) <= set(hub.downloads())
+        assert not {name for name in hub.downloads() if files[name] == b"unwanted"}
+        hub.log.clear()
+        assert client()["path"] == answer["path"]
+        assert hub.log == []  # whole: taken from the cache
+
+
+def test_a_repository_of_other_files(home, files):
+    few = {name: files[name] for name in ("config.json", "tokenizer.json", "model.gguf")}
     with fake_hub(repositories={REPOSITORY: few}) as hub:
         answer = Client(home, hub.url)()
         assert hub.downloads() == ["config.json", "tokenizer.json"]

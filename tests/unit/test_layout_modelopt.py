@@ -333,3 +333,18 @@ def test_two_algorithms_through_the_whole_job(tmp_path):
     }
     result = halve.verify(tmp_path / "q", against=source)
     assert result.ok, result.problems
+
+
+def test_layers_that_only_one_of_the_configs_lists(tmp_path):
+    folder = tmp_path / "q"
+    source = llama.write(tmp_path / "source")
+    halve.quantize(source, folder, "nvfp4a16", layout="modelopt", overrides=[("re:.*down_proj", "fp8_dynamic")])
+    before = {tensor.name: tensor.scheme for tensor in halve.inspect(folder).tensors}
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]["quantized_layers"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert {tensor.name: tensor.scheme for tensor in halve.inspect(folder).tensors} == before
+    (folder / "hf_quant_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"neither in config\.json nor in hf_quant_config\.json") as raised:
+        halve.inspect(folder)
+    assert "fetch the hf_quant_config.json" in raised.value.hint

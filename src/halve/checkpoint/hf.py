@@ -62,6 +62,7 @@ _CONFIG_LIMIT = 16 << 20
 _INDEX_LIMIT = 64 << 20  # 200 000 tensors take 25 MB
 _AUXILIARY_LIMIT = 128 << 20  # the largest tokenizer.json in use takes 35 MB
 _MODELOPT = "hf_quant_config.json"
+_SEVERAL, _LAYERS = "MIXED_PRECISION", "quantized_layers"  # in either of its files
 _ELSEWHERE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # AutoGPTQ's and AutoAWQ's first folders
 _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|rng_state|scaler)\w*\.\w+")  # what trainers leave behind
 _SHARED_BLOBS = ".huggingface-shared-blobs"  # huggingface_hub 2 marks its store for all repositories with this file
@@ -121,12 +122,15 @@ class HfCheckpoint:
         """How the folder says its weights are quantized; None where they are not.
 
         It is ``quantization_config`` of config.json, or ``quantization`` of ModelOpt's hf_quant_config.json, or the
-        whole of a file of its own that the method has.
+        whole of a file of its own that the method has. ModelOpt's list of layers is taken from the second where the
+        first says that there are several algorithms and not which is where.
         """
         found: dict[str, Any] | None = self.config.get("quantization_config")
-        if found is None and os.path.lexists(self.path / _MODELOPT):
+        unlisted = found is not None and found.get("quant_algo") == _SEVERAL and _LAYERS not in found
+        if (found is None or unlisted) and os.path.lexists(self.path / _MODELOPT):
             content = _json(inside(self.path, _MODELOPT), _CONFIG_LIMIT)
-            found = content["quantization"] if isinstance(content.get("quantization"), dict) else content
+            inner = content["quantization"] if isinstance(content.get("quantization"), dict) else content
+            found = inner if found is None else found | {key: inner[key] for key in (_LAYERS,) if key in inner}
         for name, method in _ELSEWHERE.items():
             if found is None and os.path.lexists(self.path / name):
                 found = {"quant_method": method} | _json(inside(self.path, name), _CONFIG_LIMIT)

@@ -18,6 +18,7 @@ from halve.checkpoint import hf
 from halve.errors import CheckpointError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
+TORCH = ("pytorch_model*.bin", "model*.pt")  # of a repository without safetensors; not what trainers leave behind
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
 # Sub-folders hold other forms of the model, and Mistral's "consolidated" files all weights a second time.
 UNWANTED = ("*/*", "consolidated*.safetensors")
@@ -43,7 +44,7 @@ def resolve(repository: str, revision: str | None = None) -> Path:
 
     A whole copy in the cache is taken as it is, without asking the hub for a newer one. Raises CheckpointError, with
     what to do, where nothing is cached and ``huggingface_hub`` is not installed, the hub cannot be reached, the
-    repository is not there or not open to this user, and where it has no safetensors.
+    repository is not there or not open to this user, and where it has neither safetensors nor what torch wrote.
     """
     found = cached(repository, revision)
     if found is None or not _whole(found):
@@ -90,17 +91,22 @@ def _download(repository: str, revision: str | None) -> Path:
             "downloads, is missing",
             hint="pip install 'halve[hub]', or give the folder of a checkpoint",
         ) from error
+
+    def download(patterns: tuple[str, ...]) -> Path:
+        folder = snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(UNWANTED),
+            library_name="halve",
+        )
+        return Path(folder)
+
     _log.info("downloading %s%s", repository, f" at {revision}" if revision else "")
     try:
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=list(WANTED),
-                ignore_patterns=list(UNWANTED),
-                library_name="halve",
-            )
-        )
+        folder = download(WANTED)
+        if not any(folder.glob("*.safetensors")):
+            folder = download(WANTED + TORCH)
     except Exception as error:  # the transport underneath has changed twice, and its errors with it
         raise _explained(error, repository, revision) from error
     try:

@@ -340,6 +340,12 @@ def _named(checkpoint: Checkpoint, name: str, settings: dict[str, Any]) -> _Algo
     wanted = settings.get("quant_algo")
     if str(wanted).upper() == MIXED:
         layers = settings.get("quantized_layers")
+        if not layers:
+            raise CheckpointError(
+                f"{checkpoint.path}: quant_algo is {MIXED}, and quantized_layers, which says what each layer is, is "
+                f"neither in config.json nor in {CONFIG}",
+                hint=f"ModelOpt writes it into both: fetch the {CONFIG} that belongs to these weights",
+            )
         layer = layers.get(name) if isinstance(layers, dict) else None
         if not isinstance(layer, dict):
             raise CheckpointError(
