@@ -4,13 +4,13 @@ import json
 import runpy
 from contextlib import closing
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 import halve
 from golden.arch.weights import FOLDER
 from halve import layouts, schemes
+from halve.checkpoint.base import DTYPES
 from halve.checkpoint.hf import HfCheckpoint
 from halve.models import arch
 from halve.schemes.quantize import absmax, dequantize, quantize, tensor_scale
@@ -30,11 +30,12 @@ def build():
     return runpy.run_path(str(FOLDER / "generate.py"))["build"]
 
 
-def write(folder, model):
-    """Save ``model`` under the names that its classes use, experts packed; its parameters in BF16, by name."""
-    arrays = {name: p.detach().numpy().astype(ml_dtypes.bfloat16) for name, p in model.named_parameters()}
-    config = json.loads(model.config.to_json_string())
-    folders.write(folder, config, {name: ("BF16", a.shape, a.tobytes()) for name, a in arrays.items()}).close()
+def write(folder, model, dtype="BF16"):
+    """Save ``model`` under the names that its classes use, experts packed; its parameters and buffers, by name."""
+    tensors = dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n in model.state_dict()}
+    arrays = {name: tensor.detach().numpy().astype(DTYPES[dtype]) for name, tensor in tensors.items()}
+    config = json.loads(model.config.to_json_string()) | {"architectures": [type(model).__name__]}
+    folders.write(folder, config, {name: (dtype, a.shape, a.tobytes()) for name, a in arrays.items()}).close()
     return arrays
 
 
@@ -69,6 +70,41 @@ def test_experts_become_what_each_of_them_becomes_alone(build, model_type, schem
                 np.testing.assert_array_equal(dequantize(found), dequantize(alone), err_msg=name)
         assert not {name for name in checkpoint.tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))}
     assert counts(tmp_path, result) == {len(result.plan.quantized)}
+
+
+@pytest.mark.parametrize("model_type", [name for name in MODELS if name != "qwen3_vl_moe"])
+def test_transformers_computes_with_the_values_that_halve_means(build, model_type, tmp_path):
+    torch = pytest.importorskip("torch", reason="the extra `oracle` is not installed")
+    transformers = pytest.importorskip("transformers", reason="the extra `oracle` is not installed")
+    pytest.importorskip("compressed_tensors", reason="the extra `oracle` is not installed")
+    model = build(model_type).eval()
+    arrays = write(tmp_path / "source", model, "F32")
+    ragged = [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] % 16]
+    halve.quantize(tmp_path / "source", tmp_path / "out", "w8a16", ignore=ragged)
+    layout = layouts.get("compressed-tensors")
+    with closing(HfCheckpoint(tmp_path / "out")) as checkpoint, torch.no_grad():
+        held = {n: dequantize(layout.read(checkpoint, w, 0, w.shape[0])) for n, w in layout.open(checkpoint).items()}
+        for name, matrix in matrices(json.loads(model.config.to_json_string()), dict(model.named_parameters())):
+            if name in held:
+                matrix.copy_(torch.from_numpy(held.pop(name)))
+        assert not held
+        tokens = torch.tensor([[7 + 37 * i % 79 for i in range(24)]])
+        wanted = model(input_ids=tokens).logits.numpy()
+        loaded, said = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "out", dtype=torch.float32, output_loading_info=True
+        )
+        assert not any(said.values()), said
+        found = loaded.eval()(input_ids=tokens).logits.numpy()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def matrices(config, parameters):
+    """Name and memory of each parameter, an expert's part by itself."""
+    for stack in arch.of(config).stacks(parameters):
+        for expert, matrix in enumerate(parameters.pop(stack.tensor)):
+            parts = (matrix.T if stack.transposed else matrix).chunk(len(stack.parts))
+            yield from ((stack.weight(expert, part), rows) for part, rows in zip(stack.parts, parts, strict=True))
+    yield from parameters.items()
 
 
 def counts(folder, result):
