@@ -11,6 +11,8 @@ from halve.models.arch import Architecture, Stack
 from halve.schemes import Scheme
 from halve.schemes.recipe import matches
 
+WHY = "packed experts"  # what `Architecture.why_kept` says of a stack
+
 
 def unpacked(checkpoint: Checkpoint, scheme: Scheme, layout: Layout, ignore: Iterable[str]) -> Checkpoint:
     """``checkpoint`` with the experts that ``scheme`` will quantize as a matrix each, by the names of ``layout``.
@@ -32,28 +34,31 @@ def unpacked_as(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
     return UnpackedExperts(checkpoint, found) if found else checkpoint
 
 
-def modules(architecture: Architecture, stacks: Sequence[TensorInfo]) -> Iterator[str]:
-    """The modules in kept ``stacks``, by all names that engines ask for: that of the layer, and each expert's."""
-    yield from dict.fromkeys(info.name.rpartition(".")[0] for info in stacks)
-    by_name = {info.name: info for info in stacks}
+def modules(architecture: Architecture, kept: Iterable[TensorInfo]) -> Iterator[str]:
+    """The modules in stacks that are ``kept``, by all names that engines ask for: the layer's, and each expert's."""
+    by_name = {info.name: info for info in kept if architecture.why_kept(info.name, len(info.shape)) == WHY}
+    yield from dict.fromkeys(name.rpartition(".")[0] for name in by_name)
     for stack in architecture.stacks(by_name):
         for expert in range(by_name[stack.tensor].rows):
             yield from (module(stack.weight(expert, part)) for part in stack.parts)
 
 
-def warning(architecture: Architecture, layout: Layout, kept: Sequence[TensorInfo]) -> str:
-    """Why the experts ``kept`` are not quantized, and what to do."""
-    count = f"{kept[0].name} and {len(kept) - 1} more" if len(kept) > 1 else kept[0].name
+def warnings(architecture: Architecture, layout: Layout, whole: Sequence[TensorInfo]) -> Iterator[str]:
+    """Why the experts of the stacks ``whole`` are not quantized, and what to do."""
+    if not whole:
+        return
+    count = f"{whole[0].name} and {len(whole) - 1} more" if len(whole) > 1 else whole[0].name
     if architecture.whole_experts and not layout.whole_experts:
         able = " or ".join(other.name for other in layouts.layouts().values() if other.whole_experts)
-        return (
+        yield (
             f"{count} hold packed experts and stay as they are: engines read those of {architecture.model_type} in one "
             f"tensor where the layout is {layout.name}. Use --layout {able} to quantize them"
         )
-    return (
-        f"{count} hold packed experts and stay as they are: halve does not know by what names engines look for the "
-        f"experts of {architecture.model_type or 'a model without model_type'}"
-    )
+    else:
+        yield (
+            f"{count} hold packed experts and stay as they are: halve does not know by what names engines look for the "
+            f"experts of {architecture.model_type or 'a model without model_type'}"
+        )
 
 
 def _stacks(checkpoint: Checkpoint) -> list[Stack]:

@@ -13,7 +13,6 @@ from halve.errors import FormatError, RecipeError, UnsupportedError
 from halve.layouts.base import Contents, Layout, module
 from halve.models import arch
 from halve.models.arch import Architecture
-from halve.models.arch.architecture import PACKED_EXPERTS
 from halve.models.linear import OUTPUT_HEAD
 from halve.pipeline import experts
 from halve.schemes import Scheme
@@ -145,9 +144,7 @@ class Plan:
         architecture = arch.of(self.config)
         kept = [t.source for t in self.tensors if t.action == "keep"]
         names = [module(info.name) for info in kept if architecture.is_linear(info.name, len(info.shape))]
-        if not self.scheme.dense:
-            packed = [info for info in kept if architecture.why_kept(info.name, len(info.shape)) == PACKED_EXPERTS]
-            names += experts.modules(architecture, packed)
+        names += () if self.scheme.dense else experts.modules(architecture, kept)
         tied = all(t.source.name != f"{OUTPUT_HEAD}.weight" for t in self.tensors)
         return [*names, OUTPUT_HEAD] if tied else names
 
@@ -253,8 +250,8 @@ def assemble(checkpoint: Checkpoint, scheme: Scheme, recipe: Recipe, tensors: tu
     architecture = arch.of(config)
     if architecture.warning and not scheme.dense:
         warnings.append(architecture.warning)
-    if packed := [t.source for t in tensors if t.why == PACKED_EXPERTS]:
-        warnings.append(experts.warning(architecture, layouts.get(recipe.layout), packed))
+    whole = [t.source for t in tensors if t.why == experts.WHY]
+    warnings += experts.warnings(architecture, layouts.get(recipe.layout), whole)
     warnings += [*remarks(checkpoint), *_fused_apart(architecture, tensors)]
     return Plan(scheme, recipe, tensors, config, files, tuple(warnings))
 

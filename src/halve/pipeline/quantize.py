@@ -249,7 +249,7 @@ def quantize(
 def _seen(checkpoint: Checkpoint, scheme: str, choices: Mapping[str, Any]) -> Checkpoint:
     """``checkpoint`` with packed experts as the matrices that will be quantized."""
     row = schemes.get(scheme)
-    layout = layouts.get(choices.get("layout") or default_layout(row))
+    layout = layouts.get(choices.get("layout") or only_layout(checkpoint) or default_layout(row))
     return unpacked(checkpoint, row, layout, choices.get("ignore", ()))
 
 

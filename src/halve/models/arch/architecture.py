@@ -14,8 +14,7 @@ from halve.models.fused import EVERYWHERE
 from halve.models.linear import why_kept
 
 _LAYER = re.compile(r"(?P<layer>(?:.*\.)?layers\.\d+)\.(?P<module>.+)\.weight")
-PACKED_EXPERTS = "packed experts"
-_NO_LINEAR = {"not a weight", PACKED_EXPERTS, "embedding", "norm", "convolution"}  # reasons of `why_kept`
+_NO_LINEAR = {"not a weight", "packed experts", "embedding", "norm", "convolution"}  # reasons of `why_kept`
 _AGAIN = "the checkpoint is damaged, or config.json is not its own: fetch it again"
 
 
@@ -61,7 +60,7 @@ class Architecture:
     def why_kept(self, tensor: str, dimensions: int) -> str:
         """Why ``tensor`` stays in its source type; empty where it is the weight of a linear layer."""
         if dimensions == 3 and PACKED.fullmatch(tensor):
-            return PACKED_EXPERTS
+            return "packed experts"
         why = why_kept(tensor, dimensions)
         if dimensions == 2 and why != "not a weight" and self._in_tower(tensor):
             return "vision or audio"
