@@ -79,6 +79,14 @@ def test_threads_and_shards_change_no_byte(tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+def test_a_finished_job_is_known_again(tmp_path):
+    source, out = write(tmp_path / "source"), tmp_path / "out"
+    result = halve.quantize(source, out, "nvfp4a16")
+    again = halve.quantize(source, out, "nvfp4a16", resume=True)
+    assert again.bytes == result.bytes
+    assert len(again.plan.quantized) == len(result.losses)
+
+
 @pytest.mark.parametrize("ignore", [["re:.*experts"], STACKS])
 def test_ignored_stacks_stay_whole(tmp_path, ignore):
     out = tmp_path / "out"
