@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from halve.checkpoint.base import DTYPES
-from halve.models.geometry import Geometry
+from halve.models import families
 
 HIDDEN, INTER, LAYERS, VOCAB, KV = 128, 256, 2, 300, 64
 
@@ -110,16 +110,20 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
 DECODERS = {  # every way in which the members of the family differ; tests/golden/runtime holds transformers' logits
     "llama": _LLAMA | {"rope_theta": 500000.0},
     "llama_tied": _LLAMA | {"tie_word_embeddings": True, "head_dim": None},
     "llama_biased": _LLAMA | {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4},
     "llama_rope_llama3": _LLAMA | {"rope_parameters": {"rope_theta": 10000.0, **_LLAMA3}},
     "llama_rope_linear": _LLAMA | {"rope_theta": 1000.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "llama_rope_yarn": _LLAMA | {"rope_theta": 1000.0, "rope_scaling": YARN},
     "mistral": _MISTRAL | {"sliding_window": 7},
     "mistral_tied": _MISTRAL | {"sliding_window": None, "tie_word_embeddings": True},
     "qwen2": _QWEN2 | {"tie_word_embeddings": True, "sliding_window": 7, "use_sliding_window": False},
     "qwen2_window": _QWEN2 | {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen2_rope_yarn": _QWEN2
+    | {"rope_parameters": YARN | {"rope_theta": 1000.0, "mscale": 0.7, "mscale_all_dim": 0.4, "beta_fast": 8}},
     "qwen3": _QWEN3,
     "qwen3_tied": _QWEN3 | {"tie_word_embeddings": True, "attention_bias": True},
 }
@@ -138,8 +142,8 @@ def decoder_weights(config, seed=0):
         raw = bits.random_raw(int(np.prod(shape))) >> np.uint64(40)
         return (raw.astype(np.float32) / np.float32(1 << 23) - 1).reshape(shape)
 
-    geometry = Geometry.from_config(config, name="tiny")
-    spread = {"norm": 0.5, "bias": 0.5, "embedding": 1.0}
+    geometry = families.geometry(config, name="tiny")
+    spread = {"norm": 0.5, "bias": 0.5, "embedding": 1.0, "sinks": 2.0}
     return {
         p.name: (np.float32(p.kind == "norm") + uniform(p.shape) * np.float32(spread.get(p.kind, 0.4)))
         for p in geometry.parameters

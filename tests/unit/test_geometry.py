@@ -2,8 +2,8 @@ import pytest
 
 from halve import schemes
 from halve.errors import CheckpointError, FormatError, UnknownNameError, UnsupportedError
+from halve.models import families
 from halve.models.footprint import block_bytes, footprints, model_bytes
-from halve.models.geometry import Geometry
 from halve.models.linear import why_kept
 from halve.models.published import PUBLISHED, SIZES, find
 from halve.schemes import SCHEMES, Block
@@ -29,7 +29,7 @@ LLAMA = {
 
 def geometry(**changes):
     config = {key: value for key, value in (LLAMA | changes).items() if value is not None}
-    return Geometry.from_config(config, name="test")
+    return families.geometry(config, name="test")
 
 
 def test_every_published_row_has_the_published_number_of_parameters():
@@ -65,7 +65,7 @@ def test_config_of_a_published_model_gives_its_row():
         "attention_bias": False,
     }
     row = PUBLISHED["Qwen3-8B"]
-    assert Geometry.from_config(config, name=row.name, source=row.source) == row
+    assert families.geometry(config, name=row.name, source=row.source) == row
 
 
 def test_defaults_of_a_config():

@@ -327,7 +327,14 @@ def test_activations_in_blocks_that_do_not_divide(source, tmp_path):
     [
         ({"model_type": "gemma3"}, UnsupportedError, "cannot make this model's graph: .*gemma3"),
         ({"hidden_act": "gelu"}, UnsupportedError, "hidden_act 'gelu'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, UnsupportedError, "rope scaling 'yarn'"),
+        ({"model_type": "gemma2"}, UnsupportedError, "cannot make this model's graph: .*no ONNX graph of gemma2"),
+        ({"hidden_act": "gelu_pytorch_tanh"}, UnsupportedError, "no ONNX graph of gelu_tanh"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4}}, UnsupportedError, "rope scaling 'dynamic'"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "short_factor": [1] * 4, "long_factor": [2] * 4}},
+            UnsupportedError,
+            "no ONNX graph of rope scaling 'longrope'",
+        ),
         ({"num_hidden_layers": 10**12}, CheckpointError, "1000000000000 layers, and there are"),
         ({"num_hidden_layers": 4}, CheckpointError, "model.layers.3.input_layernorm.weight is missing"),
         ({"intermediate_size": 64}, CheckpointError, r"mlp\.gate_proj\.weight_quantized is not the I8 \[32, 64\]"),

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from halve.errors import CheckpointError, UnsupportedError
 from halve.runtime.load import load
-from tiny import llama
+from tiny import families, llama
 
 LAYER = "model.layers.1"
 
@@ -42,7 +42,7 @@ def change_tensors(folder, **changes):
 )
 def test_unknown_architectures(folder, config, name):
     change_config(folder, **config)
-    message = rf"run and eval do not know {name} \(quantize does\); known: llama, mistral, qwen2, qwen3"
+    message = rf"run and eval do not know {name} \(quantize does\); known: gemma2, gemma3_text, gpt_oss, llama, "
     with pytest.raises(UnsupportedError, match=message):
         load(folder)
 
@@ -64,7 +64,11 @@ def test_unknown_architectures(folder, config, name):
         ({"rope_theta": float("nan")}, CheckpointError, "rope_theta = nan"),
         ({"hidden_act": "gelu"}, UnsupportedError, "hidden_act 'gelu'"),
         ({"partial_rotary_factor": 0.5}, UnsupportedError, "partial_rotary_factor = 0.5"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, UnsupportedError, "rope scaling 'yarn'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4}}, UnsupportedError, "rope scaling 'dynamic'"),
+        ({"rope_scaling": {"rope_type": ["yarn"]}}, UnsupportedError, r"rope scaling \['yarn'\]"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": -4}}, CheckpointError, "factor = -4"),
+        ({"rope_scaling": {"rope_type": "yarn"}, "rope_theta": 1}, CheckpointError, "rope_theta = 1.0"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, CheckpointError, "short_factor = None, .* list of 4 numbers"),
         ({"rope_scaling": {"type": "linear"}}, CheckpointError, "factor = None"),
         ({"rope_scaling": "linear"}, CheckpointError, "rope_scaling = 'linear', which is not an object"),
         (
@@ -78,6 +82,38 @@ def test_unknown_architectures(folder, config, name):
     ],
 )  # fmt: skip
 def test_configs_that_do_not_fit(folder, changes, error, says):
+    change_config(folder, **changes)
+    with pytest.raises(error, match=says) as raised:
+        load(folder)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "error", "says"),
+    [
+        ("gemma2", {"use_bidirectional_attention": True}, UnsupportedError, "use_bidirectional_attention"),
+        ("gemma2", {"hidden_activation": "gelu"}, UnsupportedError, "hidden_activation 'gelu'"),
+        ("gemma2", {"layer_types": ["chunked_attention"] * 3}, CheckpointError, "layer_types"),
+        ("gemma2", {"attn_logit_softcapping": 0}, CheckpointError, "attn_logit_softcapping = 0"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, UnsupportedError, "attn_logit_softcapping in Gemma 3"),
+        ("gemma3_parameters", {"rope_parameters": {"full_attention": 1}}, CheckpointError, "not an object"),
+        ("phi3_partial", {"partial_rotary_factor": 0.4}, CheckpointError, "an even part of heads of 8"),
+        ("phi3_partial", {"partial_rotary_factor": 2.0}, CheckpointError, "an even part of heads of 8"),
+        ("phi3_long", {"rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 0], "long_factor": [1] * 4}},
+         CheckpointError, "short_factor = 0"),
+        ("qwen3_moe", {"num_experts": 7}, CheckpointError, r"mlp\.gate\.weight has shape \[6, 32\]"),
+        ("qwen3_moe", {"num_experts": 10**12}, CheckpointError, r"mlp\.gate\.weight has shape \[6, 32\]"),
+        ("qwen3_moe", {"num_experts_per_tok": 7}, CheckpointError, "num_experts_per_tok = 7, and there are 6 experts"),
+        ("qwen3_moe", {"moe_intermediate_size": 8}, CheckpointError, r"experts\.0\.gate_proj\.weight has shape"),
+        ("qwen3_moe", {"mlp_only_layers": 1}, CheckpointError, "mlp_only_layers = 1"),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, CheckpointError, r"layers\.0\.mlp\.gate_proj\.weight is missing"),
+        ("gpt_oss", {"num_local_experts": 5}, CheckpointError, r"router\.weight has shape"),
+        ("gpt_oss", {"swiglu_limit": "far"}, CheckpointError, "swiglu_limit = 'far'"),
+    ],
+)  # fmt: skip
+def test_configs_of_families_that_do_not_fit(tmp_path, name, changes, error, says):
+    config = families.config_of(name)
+    folder = families.write(tmp_path / "model", config)
     change_config(folder, **changes)
     with pytest.raises(error, match=says) as raised:
         load(folder)

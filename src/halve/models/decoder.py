@@ -1,83 +1,53 @@
-"""What computing a decoder of the Llama family takes beside its sizes, as a config.json says it.
+"""What computing a decoder takes beside its sizes: plain numbers, which the reference runtime and kernels read alike.
 
-The members (Llama, SmolLM2, Mistral, Qwen2, Qwen3) differ in biases, in norms on the heads of queries and keys, in a
-sliding window, and in whether the output head is the embedding.
+A layer is  x += o(attend(rope(q), rope(k), v)); x += down(act(gate, up)),  each behind an RMSNorm; see `Decoder` for
+what may differ. The files of `halve.models.families` read these numbers from a config.json.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from halve.errors import CheckpointError, UnsupportedError
-from halve.models import rotary, setting
 from halve.models.geometry import Geometry
+from halve.models.rotary import Rotary
 
 EMBEDDING = "model.embed_tokens"
 NORM = "model.norm"
-# What transformers' classes assume where config.json is silent.
-_CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
-_EPS = 1e-6
-_THETA = 10000.0
-_WINDOW = 4096
-_MAX_WINDOW_LAYERS = 28
+
+# silu(gate) * up; gelu(gate) * up by its tanh formula; and gpt-oss's gate * sigmoid(1.702 gate) * (up + 1), clamped
+Activation = Literal["silu", "gelu_tanh", "swigluoai"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decoder:
     """A decoder's geometry and arithmetic.
 
-    ``frequencies`` [head_dim / 2] are radians per position, ``windows`` how many positions the attention of each layer
-    looks back, its own included (None: to the beginning), ``eps`` is that of every RMSNorm.
+    Every RMSNorm adds ``eps`` to the mean square and multiplies by its weight + ``norm_offset``. Embeddings are
+    multiplied by ``embedding_scale``, queries by ``attention_scale``. A cap c turns scores or logits s into
+    c * tanh(s / c). ``activation_limit`` is where swigluoai clamps gate and up.
+
+    Of each layer ``windows`` says how many positions its attention looks back, its own included (None: to the
+    beginning), and ``rotary_of`` which of ``rotaries`` turns its queries and keys.
+
+    ``experts_per_token`` experts are chosen for a token, those with the largest router outputs; the weights of theirs
+    are softmax over the chosen where ``experts_normalized``, and over all experts otherwise.
     """
 
     geometry: Geometry
     context: int
     eps: float
-    frequencies: NDArray[np.float32]
+    attention_scale: float
+    rotaries: tuple[Rotary, ...]
+    rotary_of: tuple[int, ...]
     windows: tuple[int | None, ...]
+    activation: Activation = "silu"
+    activation_limit: float = 0.0
+    norm_offset: float = 0.0
+    embedding_scale: float = 1.0
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    experts_per_token: int = 0
+    experts_normalized: bool = True
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, name: str) -> "Decoder":
-        """The decoder that a config.json describes; ``name`` is what errors call it.
-
-        Raises UnsupportedError for a model type, activation or rope scaling that is not known, CheckpointError for
-        numbers that make no sense.
-        """
-        geometry = Geometry.from_config(config, name=name)
-        context = setting.size(config, "max_position_embeddings", _CONTEXT[config["model_type"]])
-        if geometry.heads % geometry.kv_heads or geometry.head_dim % 2:
-            raise CheckpointError(
-                f"{name}: {geometry.heads} query heads, {geometry.kv_heads} key heads of {geometry.head_dim} are no "
-                "attention geometry",
-                hint="take config.json from the original model",
-            )
-        if config.get("hidden_act", "silu") not in ("silu", "swish"):
-            raise UnsupportedError(
-                f"{name}: halve cannot compute hidden_act {config['hidden_act']!r} (it quantizes such models)",
-                hint="known: silu",
-            )
-        return cls(
-            geometry=geometry,
-            context=context,
-            eps=setting.positive(config, "rms_norm_eps", _EPS),
-            frequencies=rotary.frequencies(config, geometry.head_dim, theta=_THETA),
-            windows=_windows(config, geometry.layers),
-        )
-
-
-def _windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    """How far each layer's attention looks back."""
-    qwen = config["model_type"].startswith("qwen")
-    if config["model_type"] == "llama" or (qwen and not config.get("use_sliding_window")):
-        return (None,) * layers
-    if config.get("sliding_window", _WINDOW) is None:
-        return (None,) * layers
-    window = setting.size(config, "sliding_window", _WINDOW)
-    kinds = config.get("layer_types")
-    if isinstance(kinds, list) and len(kinds) == layers:
-        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
-    first = setting.size(config, "max_window_layers", _MAX_WINDOW_LAYERS) if qwen else 0
-    return tuple(window if index >= first else None for index in range(layers))
+    def is_long(self, length: int) -> bool:
+        """Whether a text of ``length`` tokens is turned by other frequencies than a short one (LongRoPE)."""
+        return any(rotary.is_long(length) for rotary in self.rotaries)

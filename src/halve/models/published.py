@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from halve.errors import UnknownNameError
-from halve.models.geometry import Geometry, read_geometry
+from halve.models.families import read_geometry
+from halve.models.geometry import Geometry
 
 _ROWS: tuple[Geometry, ...] = (
     Geometry(

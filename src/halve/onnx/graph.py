@@ -16,7 +16,8 @@ import halve
 from halve.checkpoint.base import TensorInfo
 from halve.checkpoint.onnx_checkpoint import PRODUCER
 from halve.checkpoint.onnx_types import BY_DTYPE, FLOAT
-from halve.errors import CheckpointError
+from halve.errors import CheckpointError, UnsupportedError
+from halve.models import families
 from halve.models.decoder import EMBEDDING, NORM, Decoder
 from halve.models.linear import OUTPUT_HEAD
 from halve.onnx import parts, qdq
@@ -26,6 +27,7 @@ from halve.schemes import Scheme
 
 INPUT, OUTPUT = "input_ids", "logits"
 _OPSET = 19  # at least: the oldest DequantizeLinear that the reference evaluator of onnx implements
+_FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 _AGAIN = "the checkpoint is incomplete or its config.json is not its own: fetch it again"
 
 
@@ -45,7 +47,8 @@ def prefill(
         raise CheckpointError(
             f"{name}: config.json says {layers} layers, and there are {len(entries)} tensors", hint=_AGAIN
         )
-    decoder = Decoder.from_config(config, name=name)
+    decoder = families.decoder(config, name=name)
+    _check(decoder, config, name)
     graph = _Prefill(decoder, entries, quantized, name)
     value = graph.logits()
     vocabulary = decoder.geometry.vocab
@@ -62,6 +65,21 @@ def prefill(
         ir_version=helper.find_min_ir_version_for([opset]),
     )
     return model, [graph.placed[entry.name] for entry in entries]
+
+
+def _check(decoder: Decoder, config: Mapping[str, Any], name: str) -> None:
+    """Raise UnsupportedError for what this graph has no nodes for."""
+    if config["model_type"] not in _FAMILY:
+        raise UnsupportedError(
+            f"{name}: there is no ONNX graph of {config['model_type']} models yet", hint=f"known: {', '.join(_FAMILY)}"
+        )
+    if decoder.rotaries[0].long_frequencies is not None:
+        raise UnsupportedError(
+            f"{name}: there is no ONNX graph of rope scaling 'longrope' yet",
+            hint="known: default, linear, llama3, yarn",
+        )
+    if decoder.activation != "silu":
+        raise UnsupportedError(f"{name}: there is no ONNX graph of {decoder.activation} yet", hint="known: silu")
 
 
 class _Prefill:
@@ -109,8 +127,13 @@ class _Prefill:
         """Cosines and sines [sequence, head_dim / 2]."""
         builder = self.builder
         column = builder.add("Unsqueeze", builder.cast(positions), builder.integers([1]))
-        angles = builder.add("Mul", column, builder.floats(self.decoder.frequencies))
-        return builder.add("Cos", angles), builder.add("Sin", angles)
+        rotary = self.decoder.rotaries[0]
+        angles = builder.add("Mul", column, builder.floats(rotary.frequencies))
+        cosines, sines = builder.add("Cos", angles), builder.add("Sin", angles)
+        if rotary.scale == 1:
+            return cosines, sines
+        scale = builder.floats(rotary.scale)
+        return builder.add("Mul", cosines, scale), builder.add("Mul", sines, scale)
 
     def _mask(self, positions: str, window: int | None) -> str:
         """What is added to scores [sequence, sequence]: 0, or -inf where a query must not see a key."""

@@ -1,6 +1,6 @@
 """Gather the statistics of a model's activations, one decoder layer in memory at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from html import escape
@@ -16,6 +16,7 @@ from halve.errors import UnsupportedError
 from halve.evaluate import builtin, passages
 from halve.evaluate.passages import Passage
 from halve.models.fused import fused_group
+from halve.models.linear import why_kept
 from halve.pipeline import statistics
 from halve.runtime.linear import Array
 from halve.runtime.load import Loader
@@ -36,6 +37,7 @@ class CalibrateResult:
     path: Path
     layers: int
     groups: int
+    unreached: tuple[str, ...]  # modules of experts that were chosen for no token of the texts
     hessians: bool
     facts: statistics.Facts
     bytes: int
@@ -47,6 +49,7 @@ class CalibrateResult:
             "path": str(self.path),
             "layers": self.layers,
             "groups": self.groups,
+            "unreached": list(self.unreached),
             "hessians": self.hessians,
             "tokens": self.facts.tokens,
             "texts": self.facts.texts,
@@ -56,9 +59,11 @@ class CalibrateResult:
 
     def facts_told(self) -> list[tuple[str, str]]:
         """What to tell, a line each."""
+        unreached = [("never reached", _by_layer(self.unreached))] if self.unreached else []
         return [
             ("written", f"{self.path}, {self.bytes:,} bytes"),
             ("layers", f"{self.layers}, with {self.groups} inputs of linear layers"),
+            *unreached,
             ("texts", "; ".join(f"{text['name']} ({text['tokens']} tokens)" for text in self.facts.texts)),
             ("time", f"{self.seconds:.1f} s, {self.facts.tokens / self.seconds:.0f} tokens/s (reference path)"),
         ]
@@ -66,6 +71,15 @@ class CalibrateResult:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(told)}</td></tr>" for name, told in self.facts_told())
         return f"<table>{rows}</table>"
+
+
+def _by_layer(experts: Iterable[str]) -> str:
+    """``experts``, those of a layer together."""
+    numbers: dict[str, list[str]] = {}
+    for expert in experts:
+        parent, _, number = expert.rpartition(".")
+        numbers.setdefault(parent, []).append(number)
+    return "; ".join(f"{parent} {', '.join(of_it)}" for parent, of_it in numbers.items())
 
 
 class _Moments:
@@ -85,8 +99,10 @@ class _Moments:
         self.count += len(inputs)
 
     def statistics(self) -> Statistics:
-        hessian = None if self.products is None else self.products / np.float32(self.count)
-        return Statistics((self.squares / self.count).astype(np.float32), self.amax, hessian, self.count)
+        """Means; all zero where there were no inputs, which is what `Calibration` takes for an unreached layer."""
+        count = max(self.count, 1)
+        hessian = None if self.products is None else self.products / np.float32(count)
+        return Statistics((self.squares / count).astype(np.float32), self.amax, hessian, self.count)
 
 
 def calibrate(
@@ -104,6 +120,7 @@ def calibrate(
 
     ``texts`` are paths of UTF-8 files, or ``builtin`` for three kinds of text; of each the first ``windows`` windows of
     ``window`` tokens are read. ``hessians`` adds the matrices that gptq needs: 4 bytes for every pair of inputs.
+    Experts that no token came to get statistics of zeros, which quantizers take for none, and the result names them.
     Memory is one decoder layer in FP32, its statistics, and the hidden states of the text.
 
     Raises UnsupportedError for an architecture that halve does not run and for texts that are too short, OutputError
@@ -121,14 +138,17 @@ def calibrate(
         columns = _columns(loader)
         facts = statistics.Facts(statistics.fingerprint(checkpoint), sum(map(len, states)), window, _told(cut))
         attentions = dict.fromkeys(group.rpartition(".")[0] for group in columns if group.endswith(".qkv_proj"))
+        unreached: dict[str, None] = {}  # in order
         file = statistics.writer(out, statistics.entries(columns, attentions, hessians=hessians), facts)
         try:
-            for index in range(loader.depth):
+            for index in range(loader.geometry.layers):
                 if progress is not None:
-                    progress("calibrating", index, loader.depth)
+                    progress("calibrating", index, loader.geometry.layers)
                 moments, kv_amax = _layer(loader.layer(index, threads), states, hessian=hessians)
                 for group, of_inputs in moments.items():
                     statistics.put(file, group, of_inputs.statistics())
+                    if not of_inputs.count:
+                        unreached[group.rpartition(".")[0]] = None
                 for attention, amax in kv_amax.items():
                     file.write(f"{attention}.kv_amax", 0, amax.data)
             file.finish()
@@ -136,9 +156,10 @@ def calibrate(
             file.discard()
             raise
     if progress is not None:
-        progress("calibrating", loader.depth, loader.depth)
+        progress("calibrating", loader.geometry.layers, loader.geometry.layers)
     size = out.stat().st_size
-    return CalibrateResult(out, loader.depth, len(columns), hessians, facts, size, perf_counter() - began)
+    seconds = perf_counter() - began
+    return CalibrateResult(out, loader.geometry.layers, len(columns), tuple(unreached), hessians, facts, size, seconds)
 
 
 def _cut(path: Path, files: dict[str, bytes], names: Sequence[str], windows: int, window: int) -> list[Passage]:
@@ -161,10 +182,10 @@ def _told(cut: Sequence[Passage]) -> list[dict[str, Any]]:
 
 def _columns(loader: Loader) -> dict[str, int]:
     """Fused groups of all decoder layers, and how many inputs they have."""
-    layer = loader.family.build(loader.checkpoint.path, loader.checkpoint.config, 0)
-    of_first = {fused_group(name): linear.weight.shape[1] for name, linear in layer.linears.items()}
     return {
-        group.replace(".0.", f".{index}.", 1): size for index in range(loader.depth) for group, size in of_first.items()
+        fused_group(parameter.name): parameter.shape[1]
+        for parameter in loader.geometry.each_parameter()
+        if parameter.kind == "linear"
     }
 
 
@@ -175,7 +196,8 @@ def _layer(model: Model, states: list[Array], *, hessian: bool) -> tuple[dict[st
     """
     owners: dict[str, tuple[str, int]] = {}
     for name, linear in model.linears.items():
-        owners.setdefault(fused_group(name), (name, linear.weight.shape[1]))
+        if not why_kept(f"{name}.weight", 2):  # a router, which nobody quantizes
+            owners.setdefault(fused_group(name), (name, linear.weight.shape[1]))
     moments = {group: _Moments(size, hessian=hessian) for group, (_, size) in owners.items()}
     first = {name: moments[group] for group, (name, _) in owners.items()}
 

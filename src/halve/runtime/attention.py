@@ -10,16 +10,27 @@ Array = NDArray[np.float32]
 QUERY_BLOCK = 128
 
 
-def attend(queries: Array, keys: Array, values: Array, *, window: int | None = None) -> Array:
+def attend(
+    queries: Array,
+    keys: Array,
+    values: Array,
+    *,
+    window: int | None = None,
+    cap: float | None = None,
+    sinks: Array | None = None,
+) -> Array:
     """Attention outputs [T, heads * head_dim] of ``queries`` [heads, T, head_dim], which come already scaled.
 
     ``keys`` and ``values`` [kv_heads, S, head_dim] belong to positions 0..S-1, the queries to the last T of these; each
-    query sees its own position and those before it, with ``window`` only the last ``window`` of them.
+    query sees its own position and those before it, with ``window`` only the last ``window`` of them. ``cap`` c turns
+    scores s into c * tanh(s / c). ``sinks`` [heads] are scores of a position that every query sees and whose value is
+    nothing.
     """
     heads, count, head_dim = queries.shape
     kv_heads, length, _ = keys.shape
     first = length - count
     grouped = queries.reshape(kv_heads, heads // kv_heads, count, head_dim)
+    sink = None if sinks is None else sinks.reshape(kv_heads, -1, 1, 1)
     outputs = np.empty((count, heads * head_dim), np.float32)
     by_head = outputs.reshape(count, kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
     transposed, spread = keys[:, None].swapaxes(-1, -2), values[:, None]
@@ -28,13 +39,28 @@ def attend(queries: Array, keys: Array, values: Array, *, window: int | None = N
         position = first + start
         oldest = max(0, position - window + 1) if window else 0
         scores = grouped[:, :, start:stop] @ transposed[..., oldest : first + stop]
+        if cap is not None:
+            capped(scores, cap)
         _hide(scores, position - oldest, window)
-        scores -= scores.max(-1, keepdims=True)
+        largest = scores.max(-1, keepdims=True)
+        if sink is not None:
+            np.maximum(largest, sink, out=largest)
+        scores -= largest
         np.exp(scores, out=scores)
         block = by_head[:, :, start:stop]
         np.matmul(scores, spread[:, :, oldest : first + stop], out=block)
-        block /= scores.sum(-1, keepdims=True)
+        total = scores.sum(-1, keepdims=True)
+        if sink is not None:
+            total += np.exp(sink - largest)
+        block /= total
     return outputs
+
+
+def capped(scores: Array, cap: float) -> None:
+    """Turn ``scores`` s into ``cap`` * tanh(s / ``cap``), in place."""
+    scores /= np.float32(cap)
+    np.tanh(scores, out=scores)
+    scores *= np.float32(cap)
 
 
 def _hide(scores: Array, first: int, window: int | None) -> None:

@@ -17,10 +17,12 @@ class KvCache:
 
     ``store``, where given, is applied to a layer's number, its new keys and its new values [kv_heads, T, head_dim] as
     they are stored: attention sees what it returns, for the current tokens too. ``tokens`` are those that it holds.
+    ``long`` says that the keys are rotated as in a long text, where that is another rotation (LongRoPE).
     """
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, context: int, store: Store | None = None) -> None:
         self.tokens: list[int] = []
+        self.long = False
         self._store = store
         self._context = context
         empty = np.empty((2, kv_heads, 0, head_dim), np.float32)

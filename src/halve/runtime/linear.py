@@ -1,6 +1,6 @@
-"""Linear layers in float32, one by one or fused where they share their inputs."""
+"""Linear layers in float32: one by one, fused where they share their inputs, split where they are stored as one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,19 @@ class Fused:
         operand = inputs if activation is None else activation(inputs)
         outputs = _product(operand, self._weight, self._bias)
         return [outputs[:, columns] for columns in self._ranges]
+
+
+class Split:
+    """One linear layer whose outputs are those of several: ``parts`` of its columns each."""
+
+    def __init__(self, linear: Linear, parts: Sequence[slice]) -> None:
+        self.linear = linear
+        self._parts = parts
+
+    def __call__(self, inputs: Array, observe: Observe | None = None) -> list[Array]:
+        """Outputs [T, out] of each part."""
+        outputs = self.linear(inputs, observe)
+        return [outputs[:, columns] for columns in self._parts]
 
 
 def _product(inputs: Array, weight: Array, bias: Array | None) -> Array:

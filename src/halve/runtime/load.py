@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 
 from halve import formats, layouts
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo, read_array
+from halve.checkpoint.experts import UnpackedExperts
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs import dispatch
 from halve.codecs.reference import code_dtype
 from halve.errors import CheckpointError, UnsupportedError
 from halve.layouts.base import Layout, Stored
-from halve.runtime.families import families
+from halve.models import arch, families
+from halve.models.decoder import EMBEDDING
+from halve.models.geometry import Parameter
 from halve.runtime.linear import Array
 from halve.runtime.model import Model
+from halve.runtime.transformer import Transformer
 from halve.schemes.quantize import dequantize
 
 BAND_ROWS = 128  # bands start at multiples of it, as `Layout.read` wants
@@ -49,38 +53,42 @@ class Loader:
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
+        config = checkpoint.config
+        _check_known(config)
+        stacks = arch.of(config).stacks(checkpoint.tensors)
+        self.checkpoint = checkpoint = UnpackedExperts(checkpoint, stacks) if stacks else checkpoint
         self.layout: Layout = layouts.detect(checkpoint)
         # A GGUF file is presented dequantized, and is read so.
         self.stored: dict[str, Stored] = {} if checkpoint.quantization is None else self.layout.open(checkpoint)
 
-        config = checkpoint.config
-        self.family = _family(config)
         layers = config.get("num_hidden_layers")
         if isinstance(layers, int) and layers > len(checkpoint.tensors):
             raise CheckpointError(
                 f"{checkpoint.path}: config.json says {layers} layers, and there are {len(checkpoint.tensors)} tensors",
                 hint=_AGAIN,
             )
-        self._check(self.family.shapes(config, str(checkpoint.path)))
-        self.depth = self.family.depth(config, str(checkpoint.path))
+        self.geometry = families.geometry(config, name=str(checkpoint.path))
+        self._check(self.geometry.each_parameter())
+        self.decoder = families.decoder(config, name=str(checkpoint.path))
 
     def model(self, threads: int | None = None) -> Model:
         """The whole model."""
-        return self._filled(self.family.build(self.checkpoint.path, self.checkpoint.config), threads)
+        return self._filled(Transformer(self.checkpoint.path, self.checkpoint.config, self.decoder), threads)
 
     def layer(self, index: int, threads: int | None = None) -> Model:
         """Decoder layer ``index`` alone."""
-        return self._filled(self.family.build(self.checkpoint.path, self.checkpoint.config, index), threads)
+        return self._filled(Transformer(self.checkpoint.path, self.checkpoint.config, self.decoder, index), threads)
 
     def embed(self, tokens: NDArray[np.int64]) -> Array:
         """Hidden states [T, hidden] of ``tokens`` before the first layer; reads the rows of these tokens only."""
-        name = self.family.embedding
+        name = f"{EMBEDDING}.weight"
         info = self.checkpoint.tensors[name]
         used, places = np.unique(tokens, return_inverse=True)
         rows = np.empty((len(used), *info.shape[1:]), np.float32)
         for row, token in zip(rows, used.tolist(), strict=True):
             row[:] = _floats(read_array(self.checkpoint, name, token, token + 1), info)[0]
+        if self.decoder.embedding_scale != 1:
+            rows *= np.float32(self.decoder.embedding_scale)
         return rows[places]
 
     def _filled(self, model: Model, threads: int | None) -> Model:
@@ -89,11 +97,13 @@ class Loader:
                 pass  # raises what a thread raised
         return model
 
-    def _check(self, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+    def _check(self, parameters: Iterable[Parameter]) -> None:
         """Compare what config.json describes with what there is, before any weight is read."""
         tensors = self.checkpoint.tensors
-        wanted = dict(shapes)
-        for name, shape in wanted.items():
+        wanted = set()
+        for parameter in parameters:
+            name, shape = parameter.name, parameter.shape
+            wanted.add(name)
             found = self.stored.get(name) or tensors.get(name)
             if found is None:
                 raise CheckpointError(f"{self.checkpoint.path}: tensor {name} is missing", hint=_AGAIN)
@@ -108,7 +118,7 @@ class Loader:
                     hint=f"weights are {', '.join(FLOATS)}, or quantized in one of: {', '.join(layouts.layouts())}",
                 )
         owned = {entry for stored in self.stored.values() for entry in stored.entries}
-        for name in tensors.keys() - wanted.keys() - owned:
+        for name in tensors.keys() - wanted - owned:
             if name.startswith("model.") and not name.endswith(_UNUSED):
                 raise CheckpointError(
                     f"{self.checkpoint.path}: {name} has no place in the model that config.json describes", hint=_AGAIN
@@ -132,11 +142,10 @@ def _floats(array: NDArray[Any], info: TensorInfo) -> Array:
     return dispatch.decode(stored_format, array.view(code_dtype(stored_format)))
 
 
-def _family(config: dict[str, Any]) -> type[Model]:
-    known = families()
+def _check_known(config: dict[str, Any]) -> None:
+    known = families.families()
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
         architectures = config.get("architectures")
         name = architectures[0] if isinstance(architectures, list) and architectures else model_type
         raise UnsupportedError(f"run and eval do not know {name} (quantize does); known: {', '.join(known)}")
-    return known[model_type]

@@ -1,10 +1,10 @@
 """What every model that runs offers: logits of tokens, and text from text."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,13 @@ Prompt = str | Sequence[Message]
 
 
 class Model(ABC):
-    """A decoder in float32, the reference path. `halve.load` opens one; the files in ``families`` define them.
+    """A decoder in float32, the reference path. `halve.load` opens one.
 
     ``linears`` are the linear layers by module name, in the order in which they run, ``lm_head`` last. ``observe``,
     where set, is called with the name, inputs [T, in] and outputs [T, out] of each of them, and ``observe_kv`` with the
     module name of each attention and its new keys and values [kv_heads, T, head_dim]. ``parameters`` are the arrays
     that loading fills, by tensor name. One thread at a time.
     """
-
-    model_types: ClassVar[tuple[str, ...]]  # values of config.json's model_type
-    embedding: ClassVar[str]  # the tensor whose rows tokens become
 
     def __init__(self, path: Path, config: dict[str, Any], *, vocabulary: int, context: int) -> None:
         self.path = path
@@ -42,26 +39,6 @@ class Model(ABC):
         self.parameters: dict[str, Array] = {}
         self.observe: Observe | None = None
         self.observe_kv: Observe | None = None
-
-    @classmethod
-    @abstractmethod
-    def shapes(cls, config: dict[str, Any], name: str) -> Iterable[tuple[str, tuple[int, ...]]]:
-        """Names and shapes of all tensors that ``config`` describes, one by one; ``name`` is what errors call it."""
-
-    @classmethod
-    @abstractmethod
-    def depth(cls, config: dict[str, Any], name: str) -> int:
-        """How many decoder layers ``config`` describes."""
-
-    @classmethod
-    @abstractmethod
-    def build(cls, path: Path, config: dict[str, Any], layer: int | None = None) -> "Model":
-        """The model that ``config`` describes, its ``parameters`` still to be filled.
-
-        With ``layer`` only that decoder layer, which `decode` runs, so that a model need not fit into memory.
-
-        Raises UnsupportedError for what the family does not know, CheckpointError for numbers that make no sense.
-        """
 
     @abstractmethod
     def new_cache(self, store: Store | None = None) -> KvCache:

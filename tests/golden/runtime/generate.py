@@ -1,4 +1,4 @@
-"""Write logits.npz and versions.json: transformers' logits of the decoders in tests/tiny/llama.py. See README.md."""
+"""Write logits.npz and versions.json: transformers' logits of the decoders in tests/tiny/families.py. See README.md."""
 
 import json
 import tempfile
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from tiny import llama
+from tiny import families, llama
 
 HERE = Path(__file__).parent
 
@@ -25,10 +25,10 @@ def logits(folder: Path, tokens: "np.ndarray[tuple[int], np.dtype[np.int64]]") -
 def main() -> None:
     """One array a decoder."""
     arrays = {}
-    for name in llama.DECODERS:
-        config = llama.decoder_config(name)
+    for name in families.DECODERS:
+        config = families.config_of(name)
         with tempfile.TemporaryDirectory() as folder:
-            arrays[name] = logits(llama.write_decoder(Path(folder), config), llama.decoder_tokens(config))
+            arrays[name] = logits(families.write(Path(folder), config), llama.decoder_tokens(config))
     np.savez_compressed(HERE / "logits.npz", **arrays)
     versions = {package: version(package) for package in ("torch", "transformers", "numpy")}
     (HERE / "versions.json").write_text(json.dumps(versions, indent=1) + "\n")
