@@ -117,7 +117,7 @@ def mxfp4(tensors):
         else:
             found[name] = array
     for name, of_it in stacks.items():
-        found[f"{name}_blocks"], found[f"{name}_scales"] = _encoded(np.stack(of_it))
+        found[f"{name}_blocks"], found[f"{name}_scales"] = _encoded(np.stack(of_it).astype(np.float32))
     return found
 
 

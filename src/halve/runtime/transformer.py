@@ -46,7 +46,7 @@ class Transformer(Model):
     def _forward(self, tokens: NDArray[np.int64], cache: KvCache | None, start: int) -> Array:
         earlier: list[int] = []
         if cache is not None and cache.long != self.decoder.is_long(len(cache) + len(tokens)):
-            # Its keys are rotated for a text of another length: all is read again, as transformers' generate does it.
+            # Its keys are rotated for a text of another length: all of it is read again, as without a cache.
             earlier = list(cache.tokens)
             cache.keep(())
             cache.long = not cache.long
