@@ -2,11 +2,12 @@ import pytest
 
 from halve import schemes
 from halve.errors import CheckpointError, FormatError, UnknownNameError, UnsupportedError
-from halve.models import families
+from halve.models import arch, families
 from halve.models.footprint import block_bytes, footprints, model_bytes
 from halve.models.linear import why_kept
 from halve.models.published import PUBLISHED, SIZES, find
 from halve.schemes import SCHEMES, Block
+from tiny import families as tiny_families
 
 COUNTS = {  # "model.safetensors.index.json" and model cards of the repositories named in the rows
     "Llama-2-7B": 6_738_415_616,
@@ -16,6 +17,25 @@ COUNTS = {  # "model.safetensors.index.json" and model cards of the repositories
     "Llama-3.1-70B": 70_553_706_496,
     "SmolLM2-135M": 134_515_008,
 }
+
+SIZES_OF = {  # config.json of models of other families, and how many parameters their repositories show
+    "Mistral-7B-v0.1": (7_241_732_096, {"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000}),
+    "gemma-2-2b": (2_614_341_888, {"model_type": "gemma2", "hidden_size": 2304, "intermediate_size": 9216,
+        "num_hidden_layers": 26, "num_attention_heads": 8, "vocab_size": 256000}),
+    "gemma-3-270m": (268_098_176, {"model_type": "gemma3_text", "hidden_size": 640, "intermediate_size": 2048,
+        "num_hidden_layers": 18, "num_attention_heads": 4, "num_key_value_heads": 1, "vocab_size": 262144}),
+    "Phi-3-mini-4k-instruct": (3_821_079_552, {"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32064}),
+    "Phi-4-mini-instruct": (3_836_021_760, {"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192,
+        "num_hidden_layers": 32, "num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 200064,
+        "tie_word_embeddings": True}),
+    "Qwen3-30B-A3B": (30_532_122_624, {"model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144,
+        "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+        "vocab_size": 151936, "num_experts": 128, "moe_intermediate_size": 768}),
+    "gpt-oss-20b": (20_914_757_184, {"model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880,
+        "num_hidden_layers": 24, "num_attention_heads": 64, "vocab_size": 201088, "num_local_experts": 32}),
+}  # fmt: skip
 
 LLAMA = {
     "model_type": "llama",
@@ -36,6 +56,30 @@ def test_every_published_row_has_the_published_number_of_parameters():
     assert {name: row.count for name, row in PUBLISHED.items()} == COUNTS
     assert all(row.source for row in PUBLISHED.values())
     assert all(set(names) <= set(PUBLISHED) for _, names in SIZES.values())
+
+
+@pytest.mark.parametrize("name", SIZES_OF)
+def test_families_have_the_published_number_of_parameters(name):
+    count, config = SIZES_OF[name]
+    assert families.geometry(config, name=name).count == count
+
+
+@pytest.mark.parametrize("name", tiny_families.DECODERS)
+def test_linear_layers_of_every_family_are_those_that_the_quantizer_selects(name):
+    config = tiny_families.config_of(name)
+    architecture = arch.of(config)
+    for parameter in families.geometry(config, name=name).parameters:
+        selected = architecture.why_kept(parameter.name, len(parameter.shape)) == ""
+        assert selected == (parameter.kind == "linear"), parameter
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "gemma3", "phi3"])
+def test_bytes_of_every_family(name):
+    config = tiny_families.config_of(name, hidden_size=64, intermediate_size=64, moe_intermediate_size=32)
+    g = families.geometry(config, name=name)
+    linears = sum(p.count for p in g.parameters if p.kind == "linear")
+    assert model_bytes(g, SCHEMES["bf16"]) == 2 * g.count
+    assert model_bytes(g, SCHEMES["mxfp4"]) == linears // 2 + linears // 32 + 2 * (g.count - linears)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -135,15 +135,15 @@ def calibrate(
         loader = Loader(checkpoint)
         cut = _cut(checkpoint.path, checkpoint.auxiliary(), texts, windows, window)
         states = [loader.embed(passage.tokens) for passage in cut]
-        columns = _columns(loader)
+        layers, columns = loader.decoder.geometry.layers, _columns(loader)
         facts = statistics.Facts(statistics.fingerprint(checkpoint), sum(map(len, states)), window, _told(cut))
         attentions = dict.fromkeys(group.rpartition(".")[0] for group in columns if group.endswith(".qkv_proj"))
         unreached: dict[str, None] = {}  # in order
         file = statistics.writer(out, statistics.entries(columns, attentions, hessians=hessians), facts)
         try:
-            for index in range(loader.geometry.layers):
+            for index in range(layers):
                 if progress is not None:
-                    progress("calibrating", index, loader.geometry.layers)
+                    progress("calibrating", index, layers)
                 moments, kv_amax = _layer(loader.layer(index, threads), states, hessian=hessians)
                 for group, of_inputs in moments.items():
                     statistics.put(file, group, of_inputs.statistics())
@@ -156,10 +156,10 @@ def calibrate(
             file.discard()
             raise
     if progress is not None:
-        progress("calibrating", loader.geometry.layers, loader.geometry.layers)
+        progress("calibrating", layers, layers)
     size = out.stat().st_size
     seconds = perf_counter() - began
-    return CalibrateResult(out, loader.geometry.layers, len(columns), tuple(unreached), hessians, facts, size, seconds)
+    return CalibrateResult(out, layers, len(columns), tuple(unreached), hessians, facts, size, seconds)
 
 
 def _cut(path: Path, files: dict[str, bytes], names: Sequence[str], windows: int, window: int) -> list[Passage]:
@@ -184,7 +184,7 @@ def _columns(loader: Loader) -> dict[str, int]:
     """Fused groups of all decoder layers, and how many inputs they have."""
     return {
         fused_group(parameter.name): parameter.shape[1]
-        for parameter in loader.geometry.each_parameter()
+        for parameter in loader.decoder.geometry.each_parameter()
         if parameter.kind == "linear"
     }
 

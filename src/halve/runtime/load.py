@@ -67,8 +67,7 @@ class Loader:
                 f"{checkpoint.path}: config.json says {layers} layers, and there are {len(checkpoint.tensors)} tensors",
                 hint=_AGAIN,
             )
-        self.geometry = families.geometry(config, name=str(checkpoint.path))
-        self._check(self.geometry.each_parameter())
+        self._check(families.geometry(config, name=str(checkpoint.path)).each_parameter())
         self.decoder = families.decoder(config, name=str(checkpoint.path))
 
     def model(self, threads: int | None = None) -> Model:
