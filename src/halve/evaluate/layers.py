@@ -17,7 +17,10 @@ from halve.runtime.model import Model
 
 @dataclass(frozen=True, slots=True)
 class LayerLoss:
-    """SQNR of one linear layer, in dB. Outputs are for the base's inputs: what earlier layers lost is not counted."""
+    """SQNR of one linear layer, in dB. Outputs are for the base's inputs: what earlier layers lost is not counted.
+
+    It is infinite where nothing is lost, and where there are no outputs: an expert that was never chosen.
+    """
 
     name: str
     weight_db: float
