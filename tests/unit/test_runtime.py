@@ -72,6 +72,14 @@ def test_a_text_that_becomes_long_is_read_again(decoder, sizes):
     assert_close(model.logits(tokens[9:], cache, start=1), "phi3_long", slice(10, 40))
 
 
+@pytest.mark.parametrize("old", ["su", "yarn"])
+def test_old_names_of_longrope(decoder, old):
+    """Phi-3's first configs."""
+    name = "phi3_short"
+    model = decoder(name, rope_scaling=families.DECODERS[name]["rope_scaling"] | {"type": old})
+    assert_close(model.logits(llama.decoder_tokens(model.config)), name)
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2_window", "qwen3", "gemma2", "gemma3", "phi3", "gpt_oss"])
 @pytest.mark.parametrize("block", [1, 5, 16, 39])
 def test_blocks_of_queries_change_nothing(decoder, monkeypatch, name, block):
