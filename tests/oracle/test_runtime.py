@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Mxfp4Config
 from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 
 import halve
+from halve.models import rotary
 from halve.runtime.load import load
 from halve.runtime.sample import Sampling, candidates
 from tiny import families, llama
@@ -61,6 +62,17 @@ def test_logits_of_every_family(tmp_path, name):
     cache = model.new_cache()
     parts = [model.logits(tokens[start:stop], cache) for start, stop in pairwise([0, 150, 290, *range(291, 301)])]
     np.testing.assert_allclose(np.concatenate(parts), wanted, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("theta", [10000.0, 150000.0, 1000000.0])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+def test_frequencies_are_torch_s(theta, head_dim):
+    """All but a few, which are an ulp off: at position 100,000 that is 0.006 radians."""
+    exponents = torch.arange(0, head_dim, 2).float() / head_dim
+    wanted = (1.0 / theta**exponents).numpy()
+    found = rotary.read({}, head_dim, theta=theta).frequencies
+    assert (found != wanted).mean() < 0.1
+    np.testing.assert_allclose(found, wanted, rtol=1.3e-7, atol=0)
 
 
 @pytest.mark.parametrize("name", families.BEYOND)
