@@ -16,8 +16,8 @@ TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 NEVER = 4  # the expert that the router of layer 1 never chooses
 
 
-def model(folder, name, **changes):
-    """A tiny model that reads bytes."""
+def model(folder, name, *, packed=False, **changes):
+    """A tiny model that reads bytes; ``packed``: its experts in one tensor."""
     sizes = {"vocab_size": 264, "max_position_embeddings": 128}
     config = families.config_of(name, **sizes, **changes)
     tensors = families.weights(config)
@@ -30,7 +30,7 @@ def model(folder, name, **changes):
                 tensors[router][1], tensors[router][3] = -tensors[router][0], -tensors[router][2]
             else:
                 bias[NEVER] = -1e4
-    families.write(folder, config, families.stacked(config, tensors) if name == "gpt_oss" else tensors)
+    families.write(folder, config, families.stacked(config, tensors) if packed or name == "gpt_oss" else tensors)
     llama._byte_tokenizer().save(str(folder / "tokenizer.json"))
     (folder.parent / "text.txt").write_text(TEXT)
     return folder
@@ -86,8 +86,9 @@ def test_a_model_without_experts_names_none(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["hessian_diag", "gptq"])
-def test_unreached_experts_are_quantized_all_the_same(tmp_path, algorithm):
-    source = model(tmp_path / "source", "qwen3_moe", moe_intermediate_size=32)
+@pytest.mark.parametrize("packed", [False, True])
+def test_unreached_experts_are_quantized_all_the_same(tmp_path, algorithm, packed):
+    source = model(tmp_path / "source", "qwen3_moe", packed=packed, moe_intermediate_size=32)
     stats = calibrate(source, tmp_path / "stats", texts=[str(tmp_path / "text.txt")], windows=3, window=32).path
     halve.quantize(source, tmp_path / "out", "nvfp4", stats=stats, algorithm=algorithm)
     problems = halve.verify(tmp_path / "out", against=source).problems

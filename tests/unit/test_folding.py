@@ -34,7 +34,7 @@ def test_a_smoothed_model_computes_what_it_did(made):
     checkpoint, statistics = open_checkpoint(source), StatisticsFile(stats)
     job = make_plan(checkpoint, "nvfp4", algorithm="rtn", statistics=statistics, transforms=("smoothquant",))
     folding = fold(checkpoint, statistics, job, 1)
-    assert len(folding.columns) == 7 * Loader(checkpoint).depth
+    assert len(folding.columns) == 7 * Loader(checkpoint).decoder.geometry.layers
     changed = Folded(checkpoint, folding)
     name = "model.layers.0.mlp.down_proj.weight"
     assert not np.allclose(read_array(changed, name), read_array(checkpoint, name).astype(np.float32))
