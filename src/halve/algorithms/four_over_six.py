@@ -1,7 +1,7 @@
 """``four_over_six``: the largest weight of an NVFP4 block becomes a 6 or a 4, whichever changes the block less.
 
 E2M1 has no value between 4 and 6, so weights just below the largest suffer where that is a 6. Source: Cook et al., Four
-Over Six, arXiv 2512.02010. Needs no data; `mse` tries these two scales and eleven more.
+Over Six, arXiv 2512.02010. Needs no data; `mse` tries these two scales and others.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from typing import ClassVar
 from halve.algorithms.base import Algorithm, Needs, Prepared
 from halve.algorithms.kernels import best
 from halve.algorithms.kernels.candidates import Candidates
-from halve.algorithms.kernels.importance import uniform
 from halve.errors import UnsupportedError
 from halve.schemes import Block
 from halve.schemes.qtensor import QTensor
@@ -25,8 +24,7 @@ class _FourOverSix:
     block: Block
 
     def quantize(self, w: Weights, *, rule: ScaleRule | None = None, tensor_scale: float | None = None) -> QTensor:
-        importance = uniform(w.shape[-1])
-        return best.quantize(self.block, w, importance, _TO_FOUR, rule=rule, tensor_scale=tensor_scale)
+        return best.quantize(self.block, w, None, _TO_FOUR, rule=rule, tensor_scale=tensor_scale)
 
 
 class FourOverSix(Algorithm):

@@ -14,7 +14,6 @@ from halve.algorithms.kernels.candidates import exact
 from halve.algorithms.kernels.descent import descend, moves_scales
 from halve.algorithms.kernels.factor import Factor, factor
 from halve.algorithms.kernels.feedback import feed_back
-from halve.algorithms.kernels.importance import weighted
 from halve.algorithms.kernels.minimum import above_minimum, without_minimum
 from halve.algorithms.kernels.rows import Rows
 from halve.algorithms.kernels.values import Floats
@@ -24,7 +23,7 @@ from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import ScaleRule, Weights
 from halve.schemes.statistics import Statistics
 
-DAMPING = 0.01
+DAMPING = 0.03
 SWEEPS = 4
 
 
@@ -36,8 +35,8 @@ class _Gptq:
     sweeps: int
 
     def quantize(self, w: Weights, *, rule: ScaleRule | None = None, tensor_scale: float | None = None) -> QTensor:
-        importance = weighted(self.block, w.shape[-1], self.hessian.diagonal())
-        start = best.quantize(self.block, w, importance, exact(self.block), rule=rule, tensor_scale=tensor_scale)
+        diagonal = self.hessian.diagonal()
+        start = best.quantize(self.block, w, diagonal, exact(self.block), rule=rule, tensor_scale=tensor_scale)
         rows = Rows.of(start)
         rows = replace(rows, codes=feed_back(w, rows, self.factor))
         codes, scales = descend(w, rows, self.hessian, damping=self.factor.damping, sweeps=self.sweeps)

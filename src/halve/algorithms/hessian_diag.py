@@ -11,7 +11,6 @@ from typing import ClassVar
 from halve.algorithms.base import Algorithm, Needs, Prepared
 from halve.algorithms.kernels import best
 from halve.algorithms.kernels.candidates import exact
-from halve.algorithms.kernels.importance import weighted
 from halve.algorithms.kernels.minimum import above_minimum, without_minimum
 from halve.algorithms.kernels.values import Floats
 from halve.errors import UnsupportedError
@@ -27,8 +26,7 @@ class _LeastOutputError:
     mean_square: Floats
 
     def quantize(self, w: Weights, *, rule: ScaleRule | None = None, tensor_scale: float | None = None) -> QTensor:
-        importance = weighted(self.block, w.shape[-1], self.mean_square)
-        return best.quantize(self.block, w, importance, exact(self.block), rule=rule, tensor_scale=tensor_scale)
+        return best.quantize(self.block, w, self.mean_square, exact(self.block), rule=rule, tensor_scale=tensor_scale)
 
 
 class HessianDiag(Algorithm):

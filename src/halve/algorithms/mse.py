@@ -10,7 +10,6 @@ from typing import ClassVar
 from halve.algorithms.base import Algorithm, Needs, Prepared
 from halve.algorithms.kernels import best
 from halve.algorithms.kernels.candidates import exact
-from halve.algorithms.kernels.importance import uniform
 from halve.algorithms.kernels.minimum import above_minimum, without_minimum
 from halve.schemes import Block
 from halve.schemes.qtensor import QTensor
@@ -23,8 +22,7 @@ class _LeastError:
     block: Block
 
     def quantize(self, w: Weights, *, rule: ScaleRule | None = None, tensor_scale: float | None = None) -> QTensor:
-        importance = uniform(w.shape[-1])
-        return best.quantize(self.block, w, importance, exact(self.block), rule=rule, tensor_scale=tensor_scale)
+        return best.quantize(self.block, w, None, exact(self.block), rule=rule, tensor_scale=tensor_scale)
 
 
 class Mse(Algorithm):

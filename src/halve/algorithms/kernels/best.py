@@ -4,6 +4,7 @@ import numpy as np
 
 from halve.algorithms.kernels.candidates import Candidates
 from halve.algorithms.kernels.codes import assign
+from halve.algorithms.kernels.importance import uniform, weighted
 from halve.algorithms.kernels.scales import search
 from halve.algorithms.kernels.values import Floats
 from halve.errors import FormatError, UnsupportedError
@@ -22,7 +23,7 @@ def require_scales(block: Block, name: str) -> None:
 def quantize(
     block: Block,
     w: Weights,
-    importance: Floats,
+    weight: Floats | None,
     candidates: Candidates,
     *,
     rule: ScaleRule | None,
@@ -30,8 +31,10 @@ def quantize(
 ) -> QTensor:
     """``w`` [out, in] with the scales that cost least, and the nearest codes under them.
 
-    Raises FormatError for NaN or Inf in ``w`` and for columns that the block size does not divide, UnsupportedError for
-    a scale rule that ``block`` does not admit.
+    ``weight`` [in] is what an error in each column costs; None: one as much as another.
+
+    Raises FormatError for NaN or Inf in ``w``, for columns that the block size does not divide and for a ``weight`` of
+    another width, negative or not finite; UnsupportedError for a scale rule that ``block`` does not admit.
     """
     if w.ndim != 2:
         raise FormatError(f"a weight is a matrix [out, in]; this array has shape {list(w.shape)}")
@@ -39,6 +42,7 @@ def quantize(
     block.tile(*w.shape)
     if block.tensor_scale and tensor_scale is None:
         tensor_scale = nearest.tensor_scale(block, absmax(w))
+    importance = uniform(w.shape[1]) if weight is None else weighted(block, w.shape[1], weight)
     scales, zeros = search(block, w, importance, candidates, rule=rule, tensor_scale=tensor_scale)
     codes = assign(block, w, scales, zeros, tensor_scale=tensor_scale)
     return QTensor(block, codes, np.ascontiguousarray(scales), tensor_scale, zeros)

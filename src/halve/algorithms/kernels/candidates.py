@@ -23,18 +23,25 @@ class Candidates:
 
 
 def exact(block: Block) -> Candidates:
-    """Enough candidates to find the best scale of all, or one that costs no measurable bit more.
+    """Enough candidates to find the best scale of all, or one that is hardly worse (benchmarks/algorithms.py).
 
-    Scales of at most 8 bits are tried as far as any was ever best: two binades either way without a mantissa, three
-    codes below to six above with one (benchmarks/algorithms.py compares with all codes). Wider scales are tried on a
-    grid and refined: integers clip up to two fifths of their range, floats run through a binade.
+    Scales of at most 8 bits are tried as far from the rule's as any was ever best by much. Wider scales are tried on a
+    geometric grid and refined: integers from leaving a little of their range unused to clipping more than half of it,
+    floats and codebooks through a binade.
     """
     element, scale = block.element_format, block.scale_format
     assert isinstance(scale, Float)  # noqa: S101 - callers have looked
     if scale.bits <= 8:
-        return Candidates(neighbours=(3, 6) if scale.mantissa else (2, 2))
+        return Candidates(neighbours=(8, 6) if scale.mantissa else (2, 2))
     if not isinstance(element, Int):
-        return Candidates(divisors=tuple(element.max * 2 ** (k / 32) for k in range(-12, 20)), refinements=2)
-    steps = 16 if element.bits <= 4 else 64
-    grid = tuple(element.max * (1 + k / steps) for k in range(-steps // 8, steps * 5 // 8))
-    return Candidates(divisors=grid, zero_shifts=2 if block.zero_point and element.bits <= 4 else 0, refinements=2)
+        return Candidates(divisors=_grid(element.max, 32, range(-20, 12)), refinements=2)
+    if element.bits > 4:
+        return Candidates(divisors=_grid(element.max, 64, range(-8, 40)), refinements=2)
+    if block.zero_point:
+        return Candidates(divisors=_grid(element.max, 16, range(-2, 10)), zero_shifts=3, refinements=2)
+    return Candidates(divisors=_grid(element.max, 16, range(-3, 20)), refinements=2)
+
+
+def _grid(largest: float, steps: int, of: range) -> tuple[float, ...]:
+    """Divisors that are ``steps`` to the binade apart."""
+    return tuple(largest * 2 ** (k / steps) for k in of)

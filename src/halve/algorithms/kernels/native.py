@@ -21,7 +21,7 @@ def loaded() -> bool:
 
 def available(block: Block) -> bool:
     """Whether the native module is there and has kernels for ``block``."""
-    return native.quantizes(block) and _fits(block)
+    return native.quantizes(block) and not block.minimum and _fits(block)
 
 
 @cache

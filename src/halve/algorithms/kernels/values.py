@@ -11,12 +11,16 @@ Floats = NDArray[np.float32]
 
 
 def nearest_values(element: Format, y: Floats, zeros: Floats | None) -> Floats:
-    """The values next to ``y``: numbers of ``element``, less the zero points of their blocks."""
+    """The values next to ``y``: numbers of ``element``, less the zero points of their blocks.
+
+    Where numbers have overflowed to NaN any value will do: nothing is kept that does not cost less.
+    """
+    y = np.where(np.isnan(y), np.float32(0), y)
     if isinstance(element, Int):
         low, high = np.float32(element.min), np.float32(element.max)
         shift = np.float32(0) if zeros is None else zeros
         return np.rint(np.clip(y, low - shift, high - shift))
-    return reference.decode(element, reference.encode(element, np.where(np.isnan(y), np.float32(0), y)))
+    return reference.decode(element, reference.encode(element, y))
 
 
 def values_of(element: Format, codes: Codes, zeros: Floats | None) -> Floats:
