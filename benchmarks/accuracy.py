@@ -6,6 +6,7 @@ paired bootstrap over them. Of licences, scripture and speeches nothing is ever 
     python benchmarks/accuracy.py [--quick] [--json] [--only nvfp4a16] [--work FOLDER]
 
 The model is SmolLM2-135M-Instruct, dequantized: for asymmetric 4 bits it is biased, as its weights lie on such a grid.
+Its 576 columns make w4a16 blocks of 64.
 """
 
 import argparse
@@ -53,15 +54,17 @@ ROWS = (
     *(Row(scheme, algorithm) for scheme in WEIGHT_ONLY for algorithm in ("rtn", "mse", *CALIBRATED)),
     Row("nvfp4a16", "four_over_six"),
     Row("mxfp4a16", "rtn", rule="floor"),
+    Row("w4a16", "rtn", rule="max"),
     *(Row("nvfp4", algorithm) for algorithm in ("rtn", *CALIBRATED)),
     *(Row("nvfp4", algorithm, ("smoothquant",)) for algorithm in ("rtn", *CALIBRATED)),
 )
-GOALS = {  # row -> (its yardstick, must, stretch): ratios of mean KLD over all kinds
-    "nvfp4a16-auto": ("nvfp4a16-rtn", 0.40, 0.33),
-    "mxfp4a16-auto": ("mxfp4a16-rtn-floor", 0.42, 0.35),
-    "w4a16-auto": ("w4a16-rtn", 0.40, 0.33),
-    "nvfp4-auto-smoothquant": ("nvfp4-rtn", 0.52, 0.42),
-}
+GOALS = (  # metric, row, its yardstick, must, stretch: ratios of mean KLD over all kinds
+    ("nvfp4a16_kld_ratio", "nvfp4a16-auto", "nvfp4a16-rtn", 0.40, 0.33),
+    ("mxfp4a16_kld_ratio", "mxfp4a16-auto", "mxfp4a16-rtn-floor", 0.42, 0.35),
+    ("w4a16_kld_ratio", "w4a16-auto", "w4a16-rtn-max", 0.40, 0.33),  # the rule that most tools round to nearest by
+    ("w4a16_kld_ratio_signed", "w4a16-auto", "w4a16-rtn", 0.40, 0.33),  # ours, which loses a third less
+    ("nvfp4_w4a4_kld_ratio", "nvfp4-auto-smoothquant", "nvfp4-rtn", 0.52, 0.42),
+)
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,11 @@ def report(name: str, found: Measured, rtn: Measured | None) -> dict[str, object
 
 def judge(table: dict[str, Measured], *, as_json: bool) -> None:
     """The figures of merit."""
-    for name, (yardstick, must, stretch) in GOALS.items():
+    for metric, name, yardstick, must, stretch in GOALS:
         if name in table and yardstick in table:
             ratio = table[name].mean / table[yardstick].mean
             Figure(
-                metric=f"{name}_kld_ratio",
+                metric=metric,
                 value=ratio,
                 unit="",
                 goal=f"{must} to {yardstick} (stretch {stretch})",

@@ -103,9 +103,9 @@ def test_no_algorithm_costs_more_than_where_it_starts(block):
             for name in ("rtn", "mse", "hessian_diag", "gptq")
         }
         ready = gptq.ALGORITHM.prepared(block, known)
-        damping = getattr(ready, "inner", ready).factor.damping
+        ready = getattr(ready, "inner", ready)
         plain, diagonal = np.eye(COLUMNS), np.diag(known.mean_square.astype(np.float64))
-        damped = known.hessian.astype(np.float64) + damping * plain
+        damped = ready.hessian + ready.factor.damping * plain
         # float32 sums, and what a weight loses where it is divided by its step
         slack = 1e-6 * cost(w, made["rtn"], plain).sum() + 1e-9 * float((w.astype(np.float64) ** 2).sum())
         for start, end, measure in (

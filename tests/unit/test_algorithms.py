@@ -334,13 +334,25 @@ def test_descent_ends_where_no_single_change_pays():
     block = Block(element="int3", scale="fp16", block_size=16)
     ready = gptq.Gptq(sweeps=100).prepared(block, statistics(hessian))
     tensor = ready.quantize(w)
-    damped = hessian + ready.factor.damping * np.eye(32, dtype=np.float32)
+    damped = ready.hessian + ready.factor.damping * np.eye(32)
     least = output_error(w, tensor, damped)
     for column, code in product(range(32), range(8)):
         codes = tensor.codes.copy()
         codes[:, column] = code
         other = output_error(w, q.QTensor(block, codes, tensor.scales), damped)
         assert (other >= least * (1 - 1e-4)).all()
+
+
+def test_shrinkage_weakens_correlations_alike():
+    _, hessian = drawn(1, 32)
+    before, shrunk = hessian.copy(), gptq.shrunk(hessian, 0.25)
+    np.testing.assert_array_equal(hessian, before)
+
+    def correlations(h):
+        sizes = np.sqrt(h.diagonal().astype(np.float64))
+        return (h / sizes[:, None] / sizes)[np.triu_indices(32, 1)]
+
+    np.testing.assert_allclose(correlations(shrunk), correlations(hessian) / 1.25, rtol=1e-6, atol=1e-9)
 
 
 def test_sweeps_and_damping_have_an_effect():
