@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
 parser.add_argument("model")
@@ -17,8 +17,9 @@ parser.add_argument("--windows", type=int, default=8, help="of 512 tokens, of ea
 parser.add_argument("--hessians", action="store_true", help="what gptq needs: [in, in] a layer")
 parser.add_argument("--fisher", action="store_true", help="run backward, too: how much each output matters")
 args = parser.parse_args()
-tokenizer = AutoTokenizer.from_pretrained(args.model)
-model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval().requires_grad_(False)
+tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
+kind = getattr(transformers, transformers.AutoConfig.from_pretrained(args.model).architectures[0])
+model = kind.from_pretrained(args.model, dtype=torch.float32).eval().requires_grad_(False)
 model.get_input_embeddings().weight.requires_grad_(args.fisher)
 sums, largest, counts = {}, {}, {}
 
@@ -51,9 +52,9 @@ for file in map(Path, args.text):
     texts.append({"name": file.name, "sha256": digest, "tokens": sum(map(len, windows))})
     for tokens in windows:
         with torch.set_grad_enabled(args.fisher):
-            loss = torch.nn.functional.cross_entropy(model(tokens[None]).logits[0, :-1], tokens[1:], reduction="sum")
+            found = model(tokens[None])
         if args.fisher:  # of a sum over tokens: each token's own gradients, as in the empirical Fisher information
-            loss.backward()
+            torch.nn.functional.cross_entropy(found.logits[0, :-1], tokens[1:], reduction="sum").backward()
 means = {key: value / counts[key.rpartition(".")[0]] for key, value in sums.items()}
 facts = {"model": "", "tokens": sum(t["tokens"] for t in texts), "window": 512, "texts": texts}
 save_file({k: v.contiguous() for k, v in (means | largest).items()}, args.out, {"halve.statistics": json.dumps(facts)})
