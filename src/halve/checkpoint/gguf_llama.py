@@ -70,6 +70,7 @@ _HEAD_NORMS = {
     "attn_k_norm": ("self_attn.k_norm", ("head",)),
 }
 _NAME = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(\w+)\.(weight|bias)")
+_STEM = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(\w+)")
 _HF_NAME = re.compile(r"model\.layers\.(0|[1-9]\d{0,8})\.(.+)")
 _SCALE = re.compile(r"(.+)\.(scale|input_scale)")  # factors of a matrix and of its inputs, which NVFP4 needs
 # Multipliers of other families that some converters file under `llama`; these model classes have no place for them.
@@ -176,6 +177,15 @@ def gguf_name(architecture: Architecture, name: str) -> tuple[str, bool] | None:
         return None
     rows = kind in ("weight", "bias") and architecture.interleaved and stem in (_Q, _K)
     return f"blk.{match[1]}.{stem}.{kind}" if match else f"{stem}.{kind}", rows
+
+
+def hf_module(stem: str) -> str | None:
+    """The module whose weight GGUF calls ``stem``.weight; None where no decoder has such a linear layer."""
+    match = _STEM.fullmatch(stem)
+    table, name = (_BLOCK, match[2]) if match else (_MODEL, stem)
+    if name not in table or len(table[name][1]) != 2:
+        return None
+    return f"model.layers.{match[1]}.{table[name][0]}" if match else table[name][0]
 
 
 def map_model(metadata: Metadata, tensors: Mapping[str, GgufTensor]) -> Model:

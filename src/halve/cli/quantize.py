@@ -16,7 +16,7 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TOOL, TRANSFORM, Over
 @click.option("--layout", type=LAYOUT, help="How they are stored. Default: the first layout that holds the scheme.")
 @click.option("--rule", help="How block scales follow from the weights. Default: the best measured for the scheme.")
 @click.option("--algorithm", type=ALGORITHM, help="How codes are chosen. Default: rtn, or auto with statistics.")
-@click.option("--stats", metavar="FILE", help="Statistics of activations, made by `halve calibrate`.")
+@click.option("--stats", metavar="FILE", help="Statistics of activations: of `halve calibrate`, or an imatrix.gguf.")
 @click.option("--calibrate", multiple=True, metavar="FILE|builtin", help="Gather them from this text, for this job.")
 @click.option("--transform", "transforms", multiple=True, type=TRANSFORM, help="Rewrite the model exactly, beforehand.")
 @click.option("--conform", type=TOOL, help="Follow another tool's arithmetic, code for code.")

@@ -88,9 +88,22 @@ def make_plan(
             hint="start from the 16- or 32-bit original, or requantize it with `halve convert --scheme`",
         )
     job = plan(checkpoint, recipe)
+    if statistics is not None and not statistics.maxima:
+        _check_maxima(job, statistics)
     if conform:
         _check_conform(conform, job)
     return replace(job, kv=_kv_scales(kv, job, statistics)) if kv else job
+
+
+def _check_maxima(job: Plan, statistics: StatisticsFile) -> None:
+    """Raise UnsupportedError where ``job`` needs the largest inputs, which ``statistics`` do not hold."""
+    static = next((scheme.name for scheme in job.schemes.values() if scheme.activation_static), None)
+    if static or job.recipe.transforms:
+        raise UnsupportedError(
+            f"{static or job.recipe.transforms[0]} needs the largest inputs of each layer, and {statistics.path} tells "
+            "their mean squares only",
+            hint="gather statistics with `halve calibrate`, or choose a scheme with activations in 16 bits",
+        )
 
 
 def _check_conform(conform: str, job: Plan) -> None:

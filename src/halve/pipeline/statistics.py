@@ -4,13 +4,14 @@ A safetensors file. Of every fused group G of linear layers, which have one inpu
 [in], the mean of x^2 over all tokens, ``G.amax`` F32 [in], the largest |x|, and, if asked for, ``G.hessian`` F32
 [in, in], the mean of x x^T; of every attention A ``A.kv_amax`` F32 [2], its largest key and value. A backward pass adds
 ``M.gradient_square`` F32 [out] of every layer M; `halve calibrate` runs none, extras/torch_stats.py does. The metadata
-say which model read which texts.
+say which model read which texts. llama.cpp's importance matrix is read as such a file, without ``amax`` and Hessians.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo, read_array
 from halve.checkpoint.safetensors import ShardWriter, read_header
 from halve.errors import CheckpointError
 from halve.models.fused import fused_group
+from halve.pipeline.imatrix import Imatrix, recognised
 from halve.schemes.statistics import Statistics
 
 KIND = "halve.statistics"
@@ -82,6 +84,21 @@ def put(file: ShardWriter, group: str, statistics: Statistics) -> None:
         file.write(f"{group}.hessian", 0, statistics.hessian.data)
 
 
+class _Entries:
+    """The tensors of a safetensors file. Raises CheckpointError for a damaged one."""
+
+    def __init__(self, path: Path) -> None:
+        header = read_header(path)
+        self.metadata = header.metadata
+        self.tensors = {name: located.info for name, located in header.tensors.items()}
+        self._path = path
+        self._begin = {name: header.data_start + located.begin for name, located in header.tensors.items()}
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """The F32 entry ``name``."""
+        return np.fromfile(self._path, np.float32, prod(self.tensors[name].shape), offset=self._begin[name])
+
+
 class StatisticsFile:
     """An open statistics file. Safe to read from several threads.
 
@@ -90,11 +107,15 @@ class StatisticsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        header = read_header(path)
-        self.facts = Facts.parse(path, header.metadata)
-        self._tensors = {name: located.info for name, located in header.tensors.items()}
-        self._data_start = header.data_start
-        self._begin = {name: located.begin for name, located in header.tensors.items()}
+        self._entries: Imatrix | _Entries
+        if recognised(path):
+            self._entries = Imatrix(path)
+            texts = [{"name": name} for name in self._entries.datasets]
+            self.facts = Facts("", self._entries.tokens, self._entries.window, texts)
+        else:
+            self._entries = _Entries(path)
+            self.facts = Facts.parse(path, self._entries.metadata)
+        self._tensors = self._entries.tensors
         self._groups = {name.rpartition(".")[0] for name in self._tensors}
 
     @property
@@ -102,6 +123,12 @@ class StatisticsFile:
         """Whether it holds every group's Hessian."""
         inputs = {name.rpartition(".")[0] for name in self._tensors if name.endswith(".mean_square")}
         return all(f"{group}.hessian" in self._tensors for group in inputs)
+
+    @property
+    def maxima(self) -> bool:
+        """Whether it holds every group's largest inputs."""
+        inputs = {name.rpartition(".")[0] for name in self._tensors if name.endswith(".mean_square")}
+        return all(f"{group}.amax" in self._tensors for group in inputs)
 
     @property
     def sha256(self) -> str:
@@ -115,14 +142,15 @@ class StatisticsFile:
             raise CheckpointError(
                 f"{self.path} holds the statistics of another model than {checkpoint.path}", hint=AGAIN
             )
+        if not any(self._group(tensor) for tensor in checkpoint.tensors):
+            raise CheckpointError(f"{self.path} knows no layer of {checkpoint.path}", hint=AGAIN)
 
     def of(self, tensor: str, columns: int) -> Statistics | None:
         """What is known of the inputs of the linear layer with weight ``tensor`` [out, columns]; None: nothing.
 
         Raises CheckpointError for values that are no statistics of such a layer.
         """
-        module = tensor.removesuffix(".weight")
-        group = next((g for g in (module, fused_group(tensor)) if g in self._groups), None)
+        group = self._group(tensor)
         if group is None:
             return None
         mean_square, amax = self._read(f"{group}.mean_square", (columns,)), self._read(f"{group}.amax", (columns,))
@@ -158,6 +186,11 @@ class StatisticsFile:
         ]
         return max((float(values.max()) for values in amax if values is not None), default=0.0)
 
+    def _group(self, tensor: str) -> str | None:
+        """Under which name the file knows the inputs of the layer with weight ``tensor``."""
+        names = (tensor.removesuffix(".weight"), fused_group(tensor))
+        return next((name for name in names if name in self._groups), None)
+
     def _read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
         info = self._tensors.get(name)
         if info is None:
@@ -166,9 +199,7 @@ class StatisticsFile:
             raise CheckpointError(
                 f"{self.path}: {name} is {info.dtype} {list(info.shape)}, the model needs F32 {list(shape)}", hint=AGAIN
             )
-        values = np.fromfile(
-            self.path, np.float32, int(np.prod(shape)), offset=self._data_start + self._begin[name]
-        ).reshape(shape)
+        values = self._entries.read(name).reshape(shape)
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.path}: {name} is not finite", hint=AGAIN)
         return values
