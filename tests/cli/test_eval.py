@@ -60,6 +60,20 @@ def test_html_asks_the_model_too(run, made, tmp_path):
     assert "What w8a8 costs" in out.read_text()
 
 
+def test_several_checkpoints_share_a_base_and_a_report(run, made, tmp_path):
+    halve.quantize(made / "base", made / "small", "mxfp4a16")
+    done = run("out", "small", "--against", "base", "--html", str(tmp_path / "r.html"))
+    assert done.exit_code == 0, done.output
+    titles = [line.split(",")[0] for line in done.stdout.splitlines() if line.startswith(("out: ", "small: "))]
+    assert titles == ["out: w8a8", "small: mxfp4a16"]
+    assert "What w8a8 and mxfp4a16 cost" in (tmp_path / "r.html").read_text()
+    found = json.loads(run("out", "small", "--against", "base", "--json").stdout)
+    assert [one["scheme"] for one in found] == ["w8a8", "mxfp4a16"]
+    assert found[0] | {"seconds": 0, "eval_tokens_per_s": 0} == json.loads(
+        run("out", "--against", "base", "--json").stdout
+    ) | {"seconds": 0, "eval_tokens_per_s": 0}
+
+
 def test_a_prompt(run):
     done = run("out", "--prompt", "Who are you?")
     assert "> Who are you?" in done.stdout

@@ -92,6 +92,27 @@ def test_pictures_hold_what_was_measured():
     assert len(drawn["ranges"][0]["y"]) == 2
 
 
+def stairs(evaluations):
+    return [t for t in Page(report.render(evaluations)).plotted["cost"] if t.get("line", {}).get("shape") == "hv"]
+
+
+def test_a_stair_through_the_best_for_their_size():
+    dominated = evaluation("mxfp8", kld=0.03, megabytes=170)
+    mixed = replace(evaluation("nvfp4a16 + fp8", kld=0.12, megabytes=125), bpw=5.0)
+    wider = replace(evaluation("nvfp4a16 + fp8", kld=0.07, megabytes=135), bpw=5.5)
+    divergence, perplexity = stairs([*MANY, dominated, wider, mixed])
+    assert divergence["x"] == [116.0, 125.0, 135.0, 163.0]
+    assert divergence["y"] == [0.2, 0.12, 0.07, 0.02]
+    assert perplexity["x"] == [116.0, 125.0, 135.0, 163.0, 538.0]
+    (points,) = [t for t in Page(report.render([mixed, wider])).plotted["cost"] if len(t.get("text", ())) == 2][:1]
+    assert points["text"] == ["nvfp4a16 + fp8, 5.00 bits", "nvfp4a16 + fp8, 5.50 bits"]
+
+
+def test_one_checkpoint_has_no_stair():
+    assert stairs([evaluation()]) == []
+    assert stairs([evaluation(), evaluation("larger and worse", kld=0.3, megabytes=200)]) == []
+
+
 def test_what_is_equal_to_the_base_is_said_not_drawn():
     page = report.render(MANY)
     assert "exactly 0, below this axis: fp32" in page

@@ -1,14 +1,19 @@
 """``halve eval``: what a precision costs."""
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from halve.cli.parameter import SCHEME, json_option
 
+if TYPE_CHECKING:
+    from halve.evaluate.evaluation import Evaluation
+
 
 @click.command()
-@click.argument("path")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option(
     "--against", metavar="BASE", help="The model it was made from: adds KL divergence and every layer's loss."
 )
@@ -23,7 +28,7 @@ from halve.cli.parameter import SCHEME, json_option
 @json_option
 def command(
     *,
-    path: str,
+    paths: tuple[str, ...],
     against: str | None,
     texts: tuple[str, ...],
     windows: int,
@@ -38,40 +43,51 @@ def command(
     """Measure the perplexity of the checkpoint PATH, and with --against what it lost.
 
     The second half of each window is scored, in float32 on the reference path: right, not fast. With --against the
-    result also goes into PATH's model card, if halve wrote one.
+    result also goes into PATH's model card, if halve wrote one. Of several PATHs the base is run once, and the report
+    draws loss over size, with a line through those that are best for their size.
 
     \b
     halve eval out --against model
     halve eval out --against model --activations --kv fp8 --html report.html
+    halve eval nvfp4 fp8 mixed-* --against model --html report.html
     """
-    from halve.cli.render import counted, show, show_table, size
+    from halve.cli.render import counted, show_json
     from halve.evaluate import report
-    from halve.evaluate.evaluator import PROMPT, evaluate
+    from halve.evaluate.evaluator import PROMPT, Evaluator
     from halve.pipeline import card
 
     if html is not None:
         report.check(html)
-    with counted("windows") as progress:
-        result = evaluate(
-            path,
-            against=against,
-            texts=texts,
-            windows=windows,
-            window=window,
-            scheme=scheme,
-            activations=activations,
-            kv=kv,
-            prompt=prompt or (PROMPT if html else None),
-            progress=progress,
-        )
+    prompt = prompt or (PROMPT if html else None)
+    several = len(paths) > 1
+    with (
+        counted("windows") as progress,
+        Evaluator(against, texts=texts, windows=windows, window=window, keep=several, progress=progress) as evaluator,
+    ):
+        results = [
+            evaluator.evaluate(path, scheme=scheme, activations=activations, kv=kv, prompt=prompt) for path in paths
+        ]
     if html is not None:
-        report.write(html, [result])
+        report.write(html, results)
         click.echo(f"report: {html}", err=True)
-    if against is not None and (updated := card.add_evaluation(Path(path), result)):
-        click.echo(f"model card: {updated}", err=True)
+    for path, result in zip(paths, results, strict=True):
+        if against is not None and (updated := card.add_evaluation(Path(path), result)):
+            click.echo(f"model card: {updated}", err=True)
     if as_json:
-        show(result, as_json=True)
+        if several:
+            click.echo(json.dumps([result.to_json() for result in results], indent=1, allow_nan=False))
+        else:
+            show_json(results[0])
         return
+    for index, (path, result) in enumerate(zip(paths, results, strict=True)):
+        click.echo("\n" * (index > 0), nl=False)
+        _tell(path, result)
+
+
+def _tell(path: str, result: "Evaluation") -> None:
+    """Print tables."""
+    from halve.cli.render import show, show_table, size
+
     bits = "" if result.bpw is None else f", {result.bpw:.2f} bits per weight"
     note = "\n".join(result.method)
     if result.layers:

@@ -103,6 +103,12 @@ def _base(figure: "Figure", col: int, evaluations: Sequence[Evaluation]) -> None
     )
 
 
+def _called(evaluation: Evaluation, among: Sequence[Evaluation]) -> str:
+    """Its label; with its bits where another has the same, as mixtures of the same schemes have."""
+    alike = sum(e.label == evaluation.label for e in among) > 1
+    return f"{evaluation.label}, {evaluation.bpw:.2f} bits" if alike and evaluation.bpw else evaluation.label
+
+
 def _ends(estimate: Estimate) -> tuple[float, float]:
     error = estimate.error or 0
     return estimate.mean - error, estimate.mean + error
@@ -145,7 +151,7 @@ def _cloud(
     two = any(len(e.losses) > 1 for e in evaluations)
 
     def point(e: Evaluation, estimate: Estimate) -> Point:
-        return Point(e.bytes / 1e6 / widest, axis.place(estimate.mean), e.label)
+        return Point(e.bytes / 1e6 / widest, axis.place(estimate.mean), _called(e, evaluations))
 
     everything = [point(e, x) for e, row in zip(evaluations, found, strict=True) for x in row if x is not None]
     for e, row in zip(evaluations, found, strict=True):
@@ -161,6 +167,7 @@ def _cloud(
                 showlegend=False,
                 hoverinfo="skip",
             )
+    _frontier(figure, col, [(e, row[0]) for e, row in zip(evaluations, found, strict=True) if row[0] is not None])
     for kind, (name, colour, symbol) in enumerate(_KINDS):
         points = [
             (e, estimate)
@@ -179,7 +186,7 @@ def _cloud(
             error_y={"array": [estimate.error or 0 for _, estimate in points], "thickness": 1.2, "width": 4},
             mode="markers" if kind else "markers+text",
             marker={"size": 10, "color": colour, "symbol": symbol, "line": {"width": 2, "color": colour}},
-            text=[escape(e.label) for e, _ in points],
+            text=[escape(_called(e, evaluations)) for e, _ in points],
             textposition=sides(labels, everything),
             textfont={"size": 12, "color": INK},
             name=name,
@@ -189,6 +196,35 @@ def _cloud(
             hovertemplate="<b>%{text}</b>, %{x:.1f} MB<br>%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
         )
     figure.update_xaxes(title="weight files, MB", range=[0, widest], row=1, col=col)
+
+
+def frontier(points: Sequence[tuple[Evaluation, Estimate]]) -> list[tuple[Evaluation, Estimate]]:
+    """Those that lose less than all of their size or smaller (the Pareto front), the smallest first."""
+    best: list[tuple[Evaluation, Estimate]] = []
+    for e, estimate in sorted(points, key=lambda point: (point[0].bytes, point[1].mean)):
+        if not best or estimate.mean < best[-1][1].mean:
+            best.append((e, estimate))
+    return best
+
+
+def _frontier(figure: "Figure", col: int, points: Sequence[tuple[Evaluation, Estimate]]) -> None:
+    """A stair down through the best for their size: nothing that was measured lies below it."""
+    best = frontier(points)
+    if len(best) < 2:
+        return
+    figure.add_scatter(
+        row=1,
+        col=col,
+        x=[e.bytes / 1e6 for e, _ in best],
+        y=[estimate.mean for _, estimate in best],
+        mode="lines",
+        line={"color": BLUE, "width": 1.5, "shape": "hv"},
+        opacity=0.45,
+        name="best for their size",
+        legendgroup="frontier",
+        showlegend=col == 1,
+        hoverinfo="skip",
+    )
 
 
 def layers(evaluations: Sequence[Evaluation]) -> "Figure | None":
