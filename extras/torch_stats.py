@@ -21,11 +21,11 @@ tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
 kind = getattr(transformers, transformers.AutoConfig.from_pretrained(args.model).architectures[0])
 model = kind.from_pretrained(args.model, dtype=torch.float32).eval().requires_grad_(False)
 model.get_input_embeddings().weight.requires_grad_(args.fisher)
+torch.manual_seed(0)
 sums, largest, counts = {}, {}, {}
 
 
 def add(name: str, value: torch.Tensor) -> None:
-    """Add to a sum."""
     sums[name] = sums.get(name, 0) + value
 
 
@@ -53,8 +53,9 @@ for file in map(Path, args.text):
     for tokens in windows:
         with torch.set_grad_enabled(args.fisher):
             found = model(tokens[None])
-        if args.fisher:  # of a sum over tokens: each token's own gradients, as in the empirical Fisher information
-            torch.nn.functional.cross_entropy(found.logits[0, :-1], tokens[1:], reduction="sum").backward()
+        if args.fisher:  # of tokens that the model itself draws: then the gradients tell how KL divergence grows
+            drawn = found.logits[0].detach().softmax(-1).multinomial(1)[:, 0]
+            torch.nn.functional.cross_entropy(found.logits[0], drawn, reduction="sum").backward()
 means = {key: value / counts[key.rpartition(".")[0]] for key, value in sums.items()}
 facts = {"model": "", "tokens": sum(t["tokens"] for t in texts), "window": 512, "texts": texts}
 save_file({k: v.contiguous() for k, v in (means | largest).items()}, args.out, {"halve.statistics": json.dumps(facts)})

@@ -26,6 +26,7 @@ from halve.pipeline.imatrix import Imatrix, recognised
 from halve.schemes.statistics import Statistics
 
 KIND = "halve.statistics"
+_OF_INPUTS = (".mean_square", ".amax", ".hessian")
 AGAIN = "make it again with `halve calibrate`"
 
 
@@ -116,7 +117,7 @@ class StatisticsFile:
             self._entries = _Entries(path)
             self.facts = Facts.parse(path, self._entries.metadata)
         self._tensors = self._entries.tensors
-        self._groups = {name.rpartition(".")[0] for name in self._tensors}
+        self._groups = {name.rpartition(".")[0] for name in self._tensors if name.endswith(_OF_INPUTS)}
 
     @property
     def hessians(self) -> bool:

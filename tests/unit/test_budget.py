@@ -1,0 +1,113 @@
+"""A budget is kept, and spent where it matters: by Fisher information where there is some."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import halve
+from halve.errors import RecipeError, UnsupportedError
+from halve.pipeline.budget import Budget
+from halve.pipeline.calibrate import calibrate
+from halve.pipeline.statistics import KIND
+from tiny import speaker
+
+ALLOW = ("fp8",)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("budget")
+    source = speaker.write(root / "source")
+    (root / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 100)
+    calibrate(source, root / "stats", texts=[str(root / "text.txt")], windows=3, window=32)
+    return source, root / "stats"
+
+
+def mixed(made, out, budget, *, stats=None, allow=ALLOW, **choices):
+    return halve.quantize(
+        made[0], out, "nvfp4a16", stats=stats or made[1], algorithm="rtn", budget=budget, allow=allow, **choices
+    )
+
+
+def schemes_of(result):
+    return {t.source.name: t.scheme.name for t in result.plan.quantized}
+
+
+def with_fisher(made, out, matters):
+    """The statistics, and gradients as a backward pass finds them: ``matters`` says how large a module's are."""
+    tensors = load_file(made[1])
+    with safe_open(made[1], "numpy") as opened:
+        metadata = opened.metadata()
+    checkpoint = load_file(made[0] / "model.safetensors")
+    for name, w in checkpoint.items():
+        if name.endswith("_proj.weight"):
+            tensors[name.removesuffix("weight") + "gradient_square"] = np.full(len(w), matters(name), np.float32)
+    save_file(tensors, out, {KIND: metadata[KIND]})
+    return out
+
+
+def test_bits_are_kept(made, tmp_path):
+    found = [mixed(made, tmp_path / str(bpw), Budget(bpw=bpw)).plan for bpw in (5.0, 6.0, 7.0)]
+    for bpw, plan in zip((5.0, 6.0, 7.0), found, strict=True):
+        assert bpw - 0.7 < plan.bpw <= bpw
+    assert found[0].bpw < found[1].bpw < found[2].bpw
+
+
+def test_a_size_is_kept(made, tmp_path):
+    largest = sum(t.nbytes for t in halve.quantize(made[0], tmp_path / "a", "fp8").plan.tensors)
+    smallest = sum(t.nbytes for t in halve.quantize(made[0], tmp_path / "b", "nvfp4a16").plan.tensors)
+    size = (largest + smallest) // 2 + 20_000  # headers
+    result = mixed(made, tmp_path / "out", Budget(nbytes=size))
+    assert sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors")) <= size
+    assert set(schemes_of(result).values()) == {"nvfp4a16", "fp8"}
+
+
+def test_fused_layers_are_one_choice(made, tmp_path):
+    chosen = schemes_of(mixed(made, tmp_path / "out", Budget(bpw=6.0)))
+    for layer in range(2):
+        attention = {chosen[f"model.layers.{layer}.self_attn.{part}_proj.weight"] for part in "qkv"}
+        assert len(attention) == 1
+        assert len({chosen[f"model.layers.{layer}.mlp.{part}_proj.weight"] for part in ("gate", "up")}) == 1
+
+
+@pytest.mark.parametrize("kind", ["o_proj", "down_proj"])
+def test_what_matters_to_the_loss_gets_the_bits(made, tmp_path, kind):
+    stats = with_fisher(made, tmp_path / "fisher", lambda name: 100.0 if kind in name else 1e-6)
+    chosen = schemes_of(mixed(made, tmp_path / "out", Budget(bpw=6.5), stats=stats))
+    assert {scheme for name, scheme in chosen.items() if kind in name} == {"fp8"}
+
+
+def test_the_recipe_reproduces_it(made, tmp_path):
+    result = mixed(made, tmp_path / "a", Budget(bpw=6.0))
+    recipe = json.loads((tmp_path / "a" / "halve.json").read_text())["recipe"]
+    again = halve.quantize(
+        made[0], tmp_path / "b", "nvfp4a16", algorithm="rtn", overrides=[tuple(pair) for pair in recipe["overrides"]]
+    )
+    assert schemes_of(again) == schemes_of(result)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("budget", "choices", "error", "why"),
+    [
+        (Budget(bpw=3.0), {}, UnsupportedError, "less than the .* of the smallest choice"),
+        (Budget(bpw=12.0), {}, UnsupportedError, "the most that nvfp4a16 and fp8 can take"),
+        (Budget(nbytes=1000), {}, UnsupportedError, "less than the"),
+        (Budget(bpw=5.0), {"allow": ()}, RecipeError, "there is nvfp4a16 only"),
+        (Budget(bpw=5.0), {"transforms": ("smoothquant",)}, UnsupportedError, "do not go together yet"),
+        (Budget(bpw=5.0), {"allow": ("mxfp6_e2m3a16",)}, UnsupportedError, "mxfp6_e2m3a16"),
+    ],
+)
+def test_budgets_that_cannot_be(made, tmp_path, *, budget, choices, error, why):
+    with pytest.raises(error, match=why):
+        mixed(made, tmp_path / "out", budget, **choices)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_needs_statistics(made, tmp_path):
+    with pytest.raises(UnsupportedError, match="a budget needs the statistics") as refused:
+        halve.quantize(made[0], tmp_path / "out", "nvfp4a16", budget=Budget(bpw=5.0), allow=ALLOW)
+    assert "--calibrate builtin" in refused.value.hint
