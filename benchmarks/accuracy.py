@@ -117,10 +117,20 @@ def evaluated(
     return found
 
 
+def prepared(work: Path) -> tuple[Path, Path]:
+    """The model in BF16, and its statistics."""
+    source, stats = work / "source", work / "stats.safetensors"
+    if not source.exists():
+        halve.quantize(smollm2.fetch(), source, "bf16")
+    if not stats.exists():
+        calibrate(source, stats)
+    return source, stats
+
+
 def _contents(checkpoint: Path) -> str:
     """A name for the weights: rows that come to the same bytes are evaluated once, and an interrupted run goes on."""
     digest = sha256()
-    for path in sorted(checkpoint.glob("*.safetensors")):
+    for path in sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.pt")]):
         with path.open("rb") as file:
             digest.update(file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
@@ -182,11 +192,7 @@ def judge(table: dict[str, Measured], *, as_json: bool) -> None:
 
 def run(rows: Iterable[Row], kinds: Sequence[texts.Kind], *, passages: int, work: Path, as_json: bool) -> None:
     """Measure and print."""
-    source, stats = work / "source", work / "stats.safetensors"
-    if not source.exists():
-        halve.quantize(smollm2.fetch(), source, "bf16")
-    if not stats.exists():
-        calibrate(source, stats)
+    source, stats = prepared(work)
     table: dict[str, Measured] = {}
     with Evaluator(source, texts=[kind.text for kind in kinds], windows=passages) as evaluator:
         for row in rows:

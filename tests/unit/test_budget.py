@@ -9,10 +9,15 @@ from safetensors.numpy import load_file, save_file
 
 import halve
 from halve.errors import RecipeError, UnsupportedError
+from halve.evaluate import passages
+from halve.evaluate.builtin import builtin
+from halve.evaluate.scores import score
+from halve.pipeline import sensitivity as sensitivity_module
 from halve.pipeline.budget import Budget
 from halve.pipeline.calibrate import calibrate
+from halve.pipeline.sensitivity import WINDOW, Sensitivity
 from halve.pipeline.statistics import KIND
-from tiny import speaker
+from tiny import llama, speaker
 
 ALLOW = ("fp8",)
 
@@ -78,6 +83,55 @@ def test_what_matters_to_the_loss_gets_the_bits(made, tmp_path, kind):
     stats = with_fisher(made, tmp_path / "fisher", lambda name: 100.0 if kind in name else 1e-6)
     chosen = schemes_of(mixed(made, tmp_path / "out", Budget(bpw=6.5), stats=stats))
     assert {scheme for name, scheme in chosen.items() if kind in name} == {"fp8"}
+
+
+def test_without_gradients_what_each_group_does_to_the_model_is_measured(made, tmp_path, monkeypatch):
+    asked = []
+
+    def divergence(self, weights):
+        asked.append(set(weights))
+        return 1.0 if any("o_proj" in module for module in weights) else 1e-6
+
+    monkeypatch.setattr(Sensitivity, "divergence", divergence)
+    chosen = schemes_of(mixed(made, tmp_path / "out", Budget(bpw=6.5)))
+    assert {scheme for name, scheme in chosen.items() if "o_proj" in name} == {"fp8"}
+    assert {f"model.layers.0.self_attn.{part}_proj" for part in "qkv"} in asked
+    assert len(asked) == 8  # four fused groups in each of two layers
+
+
+def test_a_divergence_is_that_of_the_model_with_these_weights(made):
+    sensitivity, model = Sensitivity(made[0]), halve.load(made[0])
+    name = "model.layers.1.mlp.down_proj"
+    other = model.linears[name].weight + np.float32(0.05)
+    cut = [
+        p
+        for t in builtin("pick")
+        for p in passages.cut(t, model.tokenizer, windows=1, window=min(WINDOW, model.context))
+    ]
+    before = [model.logits(p.inputs, start=p.start) for p in cut]
+    model.linears[name].weight[:] = other
+    after = [model.logits(p.inputs, start=p.start) for p in cut]
+    expected = np.mean([score(b, p.targets, a).base.kld for a, b, p in zip(before, after, cut, strict=True)])
+    for _ in range(2):  # the model is as it was after each
+        assert sensitivity.divergence({name: other}) == pytest.approx(expected, rel=1e-6)
+        assert sensitivity.divergence({name: halve.load(made[0]).linears[name].weight}) == 0
+    assert expected > 0
+
+
+def test_a_tied_head_is_no_layer_of_its_own(tmp_path):
+    sensitivity = Sensitivity(llama.write(tmp_path / "tied"))
+    assert sensitivity.divergence({"lm_head": np.zeros((1, 1), np.float32)}) is None
+    assert sensitivity.divergence({"model.layers.0.mlp.router": np.zeros((1, 1), np.float32)}) is None
+
+
+def test_a_model_that_cannot_be_run_is_told(made, tmp_path, monkeypatch, caplog):
+    def load(path):
+        raise UnsupportedError("run and eval do not know MambaForCausalLM")
+
+    monkeypatch.setattr(sensitivity_module, "load", load)
+    result = mixed(made, tmp_path / "out", Budget(bpw=6.0))
+    assert 5.3 < result.plan.bpw <= 6.0
+    assert "halve cannot run the model: run and eval do not know Mamba" in caplog.text
 
 
 def test_the_recipe_reproduces_it(made, tmp_path):
