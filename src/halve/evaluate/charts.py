@@ -147,11 +147,11 @@ def _cloud(
     axis: _Axis,
 ) -> None:
     """A point and its standard error for each measurement; a thread joins those of one checkpoint."""
-    widest = 1.12 * max(max(e.bytes, e.against_bytes or 0) for e in evaluations) / 1e6
+    left, right = _sizes(evaluations)
     two = any(len(e.losses) > 1 for e in evaluations)
 
     def point(e: Evaluation, estimate: Estimate) -> Point:
-        return Point(e.bytes / 1e6 / widest, axis.place(estimate.mean), _called(e, evaluations))
+        return Point((e.bytes / 1e6 - left) / (right - left), axis.place(estimate.mean), _called(e, evaluations))
 
     everything = [point(e, x) for e, row in zip(evaluations, found, strict=True) for x in row if x is not None]
     for e, row in zip(evaluations, found, strict=True):
@@ -195,7 +195,14 @@ def _cloud(
             customdata=[[axis.words(estimate), escape(e.losses[kind].about)] for e, estimate in points],
             hovertemplate="<b>%{text}</b>, %{x:.1f} MB<br>%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
         )
-    figure.update_xaxes(title="weight files, MB", range=[0, widest], row=1, col=col)
+    figure.update_xaxes(title="weight files, MB", range=[left, right], row=1, col=col)
+
+
+def _sizes(evaluations: Sequence[Evaluation]) -> tuple[float, float]:
+    """MB at the ends of the axis: from 0, or from below the smallest of several, so that they keep apart."""
+    largest = max(max(e.bytes, e.against_bytes or 0) for e in evaluations) / 1e6
+    smallest = min(e.bytes for e in evaluations) / 1e6
+    return (0.8 * smallest if len(evaluations) > 2 else 0.0), 1.12 * largest
 
 
 def frontier(points: Sequence[tuple[Evaluation, Estimate]]) -> list[tuple[Evaluation, Estimate]]:
