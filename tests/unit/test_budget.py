@@ -15,6 +15,7 @@ from halve.evaluate.scores import score
 from halve.pipeline import sensitivity as sensitivity_module
 from halve.pipeline.budget import Budget
 from halve.pipeline.calibrate import calibrate
+from halve.pipeline.quantize import planned
 from halve.pipeline.sensitivity import WINDOW, Sensitivity
 from halve.pipeline.statistics import KIND
 from tiny import llama, speaker
@@ -132,6 +133,13 @@ def test_a_model_that_cannot_be_run_is_told(made, tmp_path, monkeypatch, caplog)
     result = mixed(made, tmp_path / "out", Budget(bpw=6.0))
     assert 5.3 < result.plan.bpw <= 6.0
     assert "halve cannot run the model: run and eval do not know Mamba" in caplog.text
+
+
+def test_a_dry_run_tells_the_same_mixture(made, tmp_path):
+    plan = planned(made[0], "nvfp4a16", stats=made[1], algorithm="rtn", budget=Budget(bpw=6.0), allow=ALLOW)
+    result = mixed(made, tmp_path / "out", Budget(bpw=6.0))
+    assert {t.source.name: t.scheme.name for t in plan.quantized} == schemes_of(result)
+    assert plan.bpw == result.plan.bpw
 
 
 def test_the_recipe_reproduces_it(made, tmp_path):

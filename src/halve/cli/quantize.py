@@ -103,8 +103,9 @@ def command(
     if said["scheme"] is None:
         raise click.UsageError("say --scheme NAME, or --recipe FILE")
     scheme = said.pop("scheme")
+    within = None if budget is None else Budget.parse(budget, lambda text: Size().convert(text, None, None))
     if dry_run:
-        plan = planned(src, scheme, stats=stats, **said)
+        plan = planned(src, scheme, stats=stats, budget=within, allow=allow, threads=threads, **said)
         total = f"{size(plan.file_bytes(shard_size))} in {len(plan.shards(shard_size))} weight file(s)"
         show(plan, as_json=as_json, title=f"{scheme}, {plan.recipe.layout}: {total}", note=plan.summary)
         return
@@ -115,7 +116,7 @@ def command(
             scheme,
             stats=stats,
             calibrate=calibrate,
-            budget=None if budget is None else Budget.parse(budget, lambda text: Size().convert(text, None, None)),
+            budget=within,
             allow=allow,
             **said,
             shard_bytes=shard_size,

@@ -141,12 +141,26 @@ def _kv_scales(kv: str, job: Plan, statistics: StatisticsFile | None) -> dict[st
     return {a: (static_scale(block, keys), static_scale(block, values)) for a, (keys, values) in amax.items()}
 
 
-def planned(source: str | Path, scheme: str, *, stats: str | Path | None = None, **choices: Any) -> Plan:
-    """`make_plan` for a checkpoint and a statistics file by their paths."""
+def planned(
+    source: str | Path,
+    scheme: str,
+    *,
+    stats: str | Path | None = None,
+    budget: Budget | None = None,
+    allow: Sequence[str] = (),
+    threads: int | None = None,
+    **choices: Any,
+) -> Plan:
+    """`make_plan` for a checkpoint and a statistics file by their paths; what a ``budget`` buys is measured."""
     statistics = None if stats is None else StatisticsFile(Path(stats))
     checkpoint = open_checkpoint(source)
     try:
-        return make_plan(_seen(checkpoint, scheme, choices), scheme, statistics=statistics, **choices)
+        seen = _seen(checkpoint, scheme, choices)
+        if budget is not None:
+            known = {"layout": None, "transforms": (), "overrides": (), **choices, "statistics": statistics}
+            bought = _within(budget, seen, (scheme, *allow), known, threads)
+            choices["overrides"] = (*known["overrides"], *bought)
+        return make_plan(seen, scheme, statistics=statistics, **choices)
     finally:
         checkpoint.close()
 
@@ -297,8 +311,8 @@ def _within(
     if choices["transforms"]:
         raise UnsupportedError("a budget and transforms do not go together yet", hint="leave out one of them")
     layout = choices["layout"] or default_layout(schemes.get(names[0]))
-    fixed = {**choices, "layout": layout, "rule": None}
-    jobs = {name: make_plan(checkpoint, name, algorithm="rtn", **fixed) for name in names}
+    fixed = {**choices, "layout": layout, "rule": None, "algorithm": "rtn"}
+    jobs = {name: make_plan(checkpoint, name, **fixed) for name in names}
     return overrides_within(checkpoint, jobs, statistics, budget, threads)
 
 
