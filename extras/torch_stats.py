@@ -22,7 +22,7 @@ kind = getattr(transformers, transformers.AutoConfig.from_pretrained(args.model)
 model = kind.from_pretrained(args.model, dtype=torch.float32).eval().requires_grad_(False)
 model.get_input_embeddings().weight.requires_grad_(args.fisher)
 torch.manual_seed(0)
-sums, largest, counts = {}, {}, {}
+sums, largest, counts, texts = {}, {}, {}, []
 
 
 def add(name: str, value: torch.Tensor) -> None:
@@ -44,12 +44,11 @@ def gather(name: str, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
 for name, layer in model.named_modules():
     if isinstance(layer, torch.nn.Linear) and layer is not model.get_output_embeddings():
         layer.register_forward_hook(lambda _, inputs, outputs, name=name: gather(name, inputs[0], outputs))
-texts = []
 for file in map(Path, args.text):
     content = file.read_text(encoding="utf-8")
     windows = tokenizer(content, return_tensors="pt").input_ids[0].split(512)[: args.windows]
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    texts.append({"name": file.name, "sha256": digest, "tokens": sum(map(len, windows))})
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    texts.append({"name": file.name, "sha256": sha256, "tokens": sum(map(len, windows))})
     for tokens in windows:
         with torch.set_grad_enabled(args.fisher):
             found = model(tokens[None])
