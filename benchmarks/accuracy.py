@@ -52,6 +52,7 @@ WEIGHT_ONLY = ("nvfp4a16", "mxfp4a16", "w4a16", "w4a16_asym")
 CALIBRATED = ("hessian_diag", "gptq", "auto")
 ROWS = (
     *(Row(scheme, algorithm) for scheme in WEIGHT_ONLY for algorithm in ("rtn", "mse", *CALIBRATED)),
+    *(Row(scheme, "gptq", ("awq",)) for scheme in WEIGHT_ONLY),
     Row("nvfp4a16", "four_over_six"),
     Row("mxfp4a16", "rtn", rule="floor"),
     Row("w4a16", "rtn", rule="max"),

@@ -1,10 +1,13 @@
 """A smoothed model computes what it computed; its norms are rounded, and consumers multiply back what that left."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 import halve
+from halve import algorithms
 from halve.checkpoint.base import read_array
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import UnsupportedError
@@ -14,7 +17,8 @@ from halve.pipeline.quantize import make_plan
 from halve.pipeline.smoothing import fold
 from halve.pipeline.statistics import StatisticsFile
 from halve.runtime.load import Loader
-from halve.transforms import smoothquant
+from halve.schemes.quantize import absmax, dequantize, tensor_scale
+from halve.transforms import TRANSFORMS, awq, smoothquant
 from halve.transforms.folding import Folding, through_norm
 from tiny import speaker
 
@@ -29,10 +33,11 @@ def made(tmp_path_factory):
     return source, root / "stats.safetensors"
 
 
-def test_a_smoothed_model_computes_what_it_did(made):
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_transformed_model_computes_what_it_did(made, transform):
     source, stats = made
     checkpoint, statistics = open_checkpoint(source), StatisticsFile(stats)
-    job = make_plan(checkpoint, "nvfp4", algorithm="rtn", statistics=statistics, transforms=("smoothquant",))
+    job = make_plan(checkpoint, "nvfp4", algorithm="rtn", statistics=statistics, transforms=(transform,))
     folding = fold(checkpoint, statistics, job, 1)
     assert len(folding.columns) == 7 * Loader(checkpoint).decoder.geometry.layers
     changed = Folded(checkpoint, folding)
@@ -60,6 +65,57 @@ def test_statistics_follow(made):
 def test_transforms_need_statistics(made, tmp_path):
     with pytest.raises(UnsupportedError, match="smoothquant needs the statistics"):
         halve.quantize(made[0], tmp_path / "out", "nvfp4a16", transforms=["smoothquant"])
+    assert not (tmp_path / "out").exists()
+
+
+def output_errors(job, checkpoint, statistics, transforms):
+    """By weight, the mean square error of the outputs under hessian_diag."""
+    folding = fold(checkpoint, statistics, replace(job, recipe=replace(job.recipe, transforms=transforms)), 1)
+    amax, found = {}, {}
+    seen = {t.source.name: read_array(Folded(checkpoint, folding), t.source.name).astype("f4") for t in job.quantized}
+    for t in job.quantized:
+        amax[t.group] = max(amax.get(t.group, 0), absmax(seen[t.source.name]))
+    for t in job.quantized:
+        w, known = seen[t.source.name], statistics.of(t.source.name, t.source.columns)
+        known = folding.statistics(t.source.name, known)
+        q = algorithms.get("hessian_diag").prepared(t.scheme.weight, known)
+        error = w - dequantize(q.quantize(w, tensor_scale=tensor_scale(t.scheme.weight, amax[t.group])))
+        found[t.source.name] = np.einsum("oi,ij,oj->", error, known.hessian, error)
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["nvfp4a16", "w4a16", "mxfp4a16"])
+def test_awq_raises_no_error_of_outputs(made, scheme):
+    checkpoint, statistics = open_checkpoint(made[0]), StatisticsFile(made[1])
+    job = make_plan(checkpoint, scheme, algorithm="hessian_diag", statistics=statistics)
+    before = output_errors(job, checkpoint, statistics, ())
+    after = output_errors(job, checkpoint, statistics, ("awq",))
+    alone = [
+        name for name in before if name.endswith(("o_proj.weight", "down_proj.weight"))
+    ]  # their outputs keep units
+    assert all(after[name] <= 1.0001 * before[name] for name in alone)
+    assert any(after[name] < before[name] for name in alone)
+    checkpoint.close()
+
+
+def test_awq_is_deterministic_and_verifies(made, tmp_path):
+    for out, threads in (("a", 1), ("b", 3)):
+        halve.quantize(made[0], tmp_path / out, "nvfp4a16", stats=made[1], transforms=["awq"], threads=threads)
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    assert halve.verify(tmp_path / "a").problems == ()
+
+
+def test_candidates_begin_with_no_change_and_ignore_what_is_unused():
+    first, *others = awq.candidates(np.array([4, 1, 0, 0.25], np.float32))
+    np.testing.assert_array_equal(first, 1)
+    for alpha, factors in zip(awq.ALPHAS[1:], others, strict=True):
+        np.testing.assert_allclose(factors, [4**alpha, 1, 1, 0.25**alpha], rtol=1e-6)
+    assert all((f == 1).all() for f in awq.candidates(np.zeros(3, np.float32)))
+
+
+def test_two_transforms_move_the_same_channels(made, tmp_path):
+    with pytest.raises(UnsupportedError, match="move the same channels"):
+        halve.quantize(made[0], tmp_path / "out", "nvfp4a16", stats=made[1], transforms=["smoothquant", "awq"])
     assert not (tmp_path / "out").exists()
 
 

@@ -16,6 +16,7 @@ from halve.layouts.base import module
 from halve.pipeline.allocate import Allocation, Option, allocate
 from halve.pipeline.bands import read_bands
 from halve.pipeline.calibration import Calibration
+from halve.pipeline.outputs import energy
 from halve.pipeline.plan import Plan, TensorPlan
 from halve.pipeline.sensitivity import Sensitivity
 from halve.pipeline.statistics import StatisticsFile
@@ -147,9 +148,9 @@ def _errors(
             metric = known.hessian
         outputs = calibration.gradient_square(tensor.source)
         fisher = fisher and outputs is not None
-        signal += _energy(w, metric, None)
+        signal += energy(w, metric, None)
         for name, tensors in choices.items():
-            found[name] += _energy(w - _quantized(tensors[index], w, known, amax), metric, outputs)
+            found[name] += energy(w - _quantized(tensors[index], w, known, amax), metric, outputs)
     return _Errors(found, signal, fisher)
 
 
@@ -191,9 +192,3 @@ def _measured(
 def _matrix(checkpoint: Checkpoint, info: TensorInfo, buffers: Buffers, stop: Event) -> NDArray[np.float32]:
     assert info.dtype in FLOATS  # noqa: S101 - it is planned to be quantized
     return np.concatenate([band.astype(np.float32) for band in read_bands(checkpoint, info, buffers, stop)])
-
-
-def _energy(w: NDArray[np.float32], metric: NDArray[np.float32], outputs: NDArray[np.float32] | None) -> float:
-    """The mean square of the outputs w x, weighed by ``outputs``; ``metric`` is E[x x'] or its diagonal."""
-    per_row = np.einsum("oi,oi->o", w * metric if metric.ndim == 1 else w @ metric, w, dtype=np.float64)
-    return float(per_row.sum() if outputs is None else per_row @ outputs)

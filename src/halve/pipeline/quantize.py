@@ -98,9 +98,9 @@ def make_plan(
 def _check_maxima(job: Plan, statistics: StatisticsFile) -> None:
     """Raise UnsupportedError where ``job`` needs the largest inputs, which ``statistics`` do not hold."""
     static = next((scheme.name for scheme in job.schemes.values() if scheme.activation_static), None)
-    if static or job.recipe.transforms:
+    if static or "smoothquant" in job.recipe.transforms:
         raise UnsupportedError(
-            f"{static or job.recipe.transforms[0]} needs the largest inputs of each layer, and {statistics.path} tells "
+            f"{static or 'smoothquant'} needs the largest inputs of each layer, and {statistics.path} tells "
             "their mean squares only",
             hint="gather statistics with `halve calibrate`, or choose a scheme with activations in 16 bits",
         )

@@ -1,3 +1,3 @@
 """Exact rewrites of a model that make it easier to quantize: arrays in, factors out."""
 
-TRANSFORMS = ("smoothquant",)
+TRANSFORMS = ("smoothquant", "awq")
