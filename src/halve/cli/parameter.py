@@ -115,7 +115,7 @@ def _algorithms() -> Iterable[str]:
 def _transforms() -> Iterable[str]:
     from halve.transforms import TRANSFORMS
 
-    return TRANSFORMS
+    return (*TRANSFORMS, "none")
 
 
 def _tools() -> Iterable[str]:

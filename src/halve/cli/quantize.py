@@ -18,7 +18,13 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TOOL, TRANSFORM, Over
 @click.option("--algorithm", type=ALGORITHM, help="How codes are chosen. Default: rtn, or auto with statistics.")
 @click.option("--stats", metavar="FILE", help="Statistics of activations: of `halve calibrate`, or an imatrix.gguf.")
 @click.option("--calibrate", multiple=True, metavar="FILE|builtin", help="Gather them from this text, for this job.")
-@click.option("--transform", "transforms", multiple=True, type=TRANSFORM, help="Rewrite the model exactly, beforehand.")
+@click.option(
+    "--transform",
+    "transforms",
+    multiple=True,
+    type=TRANSFORM,
+    help="Rewrite the model exactly, beforehand. Default: with --algorithm auto what usually pays, or none.",
+)
 @click.option("--conform", type=TOOL, help="Follow another tool's arithmetic, code for code.")
 @click.option("--kv", type=click.Choice(["fp8"]), help="Store calibrated scales for a cache of keys and values in FP8.")
 @click.option("--ignore", multiple=True, metavar="NAME", help="Leave this tensor or module alone; re:REGEX for many.")
@@ -89,7 +95,7 @@ def command(
         "layout": layout,
         "rule": rule,
         "algorithm": algorithm,
-        "transforms": transforms,
+        "transforms": None if not transforms else tuple(name for name in transforms if name != "none"),
         "kv": kv,
         "conform": conform,
         "ignore": ignore,

@@ -25,13 +25,14 @@ from halve.pipeline.plan import SHARD_BYTES, Plan, check_scheme, default_layout,
 from halve.pipeline.progress import ProgressCallback
 from halve.pipeline.quantizing import QuantizeResult, Quantizing, nonfinite
 from halve.pipeline.resuming import described, finished
-from halve.pipeline.smoothing import fold
+from halve.pipeline.smoothing import fold, foldable
 from halve.pipeline.statistics import StatisticsFile
 from halve.pipeline.workspace import Workspace, check_free
 from halve.schemes import Block
 from halve.schemes import conform as tools
 from halve.schemes.quantize import ScaleRule, check_rule
 from halve.schemes.recipe import OnNonfinite, Recipe
+from halve.transforms import usual as transforms_of
 
 AUTO = "auto"
 CANDIDATES = ("hessian_diag", "gptq")  # the safest first
@@ -153,11 +154,12 @@ def planned(
 ) -> Plan:
     """`make_plan` for a checkpoint and a statistics file by their paths; what a ``budget`` buys is measured."""
     statistics = None if stats is None else StatisticsFile(Path(stats))
+    choices["transforms"] = choices.get("transforms") or ()  # whatever they are, sizes stay
     checkpoint = open_checkpoint(source)
     try:
         seen = _seen(checkpoint, scheme, choices)
         if budget is not None:
-            known = {"layout": None, "transforms": (), "overrides": (), **choices, "statistics": statistics}
+            known = {"layout": None, "overrides": (), **choices, "statistics": statistics}
             bought = _within(budget, seen, (scheme, *allow), known, threads)
             choices["overrides"] = (*known["overrides"], *bought)
         return make_plan(seen, scheme, statistics=statistics, **choices)
@@ -175,7 +177,7 @@ def quantize(
     algorithm: str | None = None,
     stats: str | Path | None = None,
     calibrate: Sequence[str] = (),
-    transforms: Iterable[str] = (),
+    transforms: Iterable[str] | None = None,
     kv: str | None = None,
     conform: str | None = None,
     ignore: Iterable[str] = (),
@@ -199,7 +201,8 @@ def quantize(
     ``stats`` is a file of statistics (`halve calibrate`); ``calibrate`` names texts, or ``builtin``, to make one for
     this job alone. With either, ``algorithm`` chooses codes for what the layers are fed, and schemes with static
     activations get their scales. ``algorithm="auto"``, the default with Hessians, quantizes with hessian_diag and with
-    gptq and keeps what loses less on held-out text. ``transforms`` rewrite the model exactly, beforehand.
+    gptq and keeps what loses less on held-out text. ``transforms`` rewrite the model exactly, beforehand; by default,
+    with ``auto``, what usually pays for the scheme.
 
     ``kv="fp8"`` adds the scales under which engines cache keys and values in FP8.
 
@@ -228,7 +231,7 @@ def quantize(
         choices: dict[str, Any] = {
             "layout": layout,
             "rule": rule,
-            "transforms": tuple(transforms),
+            "transforms": () if transforms is None else tuple(transforms),
             "kv": kv,
             "conform": conform,
             "ignore": tuple(ignore),
@@ -260,6 +263,8 @@ def quantize(
         if statistics is not None:
             statistics.check(checkpoint)
         checkpoint = _seen(checkpoint, scheme, choices)
+        if transforms is None and algorithm in (None, AUTO) and statistics is not None and not (conform or budget):
+            choices["transforms"] = _usual(checkpoint, scheme, choices)
         if budget is not None:
             choices["overrides"] += _within(budget, checkpoint, (scheme, *allow), choices, threads)
         jobs = {
@@ -271,6 +276,12 @@ def quantize(
             return work.write(next(iter(jobs.values())), out, began)
         made = {name: work.write(job, workspace.path / name, began) for name, job in jobs.items()}
         return _picked(checkpoint, made, workspace, began)
+
+
+def _usual(checkpoint: Checkpoint, scheme: str, choices: Mapping[str, Any]) -> tuple[str, ...]:
+    """The transforms that pay for ``scheme``, where the architecture is known well enough for them."""
+    usual = transforms_of(schemes.get(scheme))
+    return usual if usual and foldable(checkpoint, make_plan(checkpoint, scheme, **choices)) else ()
 
 
 def _seen(checkpoint: Checkpoint, scheme: str, choices: Mapping[str, Any]) -> Checkpoint:

@@ -1,6 +1,6 @@
 """The folding that a job's transforms amount to: which channels are divided by what, from statistics and weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
@@ -36,9 +36,7 @@ def fold(checkpoint: Checkpoint, statistics: StatisticsFile | None, job: Plan, t
             f"{' and '.join(job.recipe.transforms)} needs the statistics of activations",
             hint="add --calibrate builtin, or --stats with a file of `halve calibrate`",
         )
-    quantized = {tensor.source.name for tensor in job.quantized}
-    edges = arch.of(checkpoint.config).edges(checkpoint.tensors)
-    found = [edge for edge in edges if quantized.issuperset(edge.consumers)]
+    found = list(_edges(checkpoint, {tensor.source.name for tensor in job.quantized}))
     if not found:
         raise UnsupportedError(
             f"{checkpoint.path}: halve knows no channels of this architecture that could be smoothed",
@@ -53,6 +51,9 @@ def fold(checkpoint: Checkpoint, statistics: StatisticsFile | None, job: Plan, t
         tried = _Trial(checkpoint, statistics, {tensor.source.name: tensor for tensor in job.quantized})
         factors: list[Factors | None] = list(run(tried.best, found, threads))
     else:
+        found = [
+            edge for edge in found if len(checkpoint.tensors[edge.producer].shape) == 1
+        ]  # norms: others lose by it
         weights = _column_amax(checkpoint, {name for edge in found for name in edge.consumers}, threads)
         factors = [_balanced(edge, checkpoint, statistics, weights) for edge in found]
     folding = Folding()
@@ -60,6 +61,16 @@ def fold(checkpoint: Checkpoint, statistics: StatisticsFile | None, job: Plan, t
         if wanted is not None:
             folding |= _along(edge, checkpoint, wanted)
     return folding
+
+
+def foldable(checkpoint: Checkpoint, job: Plan) -> bool:
+    """Whether there are channels in ``checkpoint`` that a transform could move between layers of ``job``."""
+    return any(True for _ in _edges(checkpoint, {tensor.source.name for tensor in job.quantized}))
+
+
+def _edges(checkpoint: Checkpoint, quantized: set[str]) -> Iterator[Edge]:
+    edges = arch.of(checkpoint.config).edges(checkpoint.tensors)
+    return (edge for edge in edges if quantized.issuperset(edge.consumers))
 
 
 @dataclass(frozen=True, slots=True)
