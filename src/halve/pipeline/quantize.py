@@ -254,10 +254,8 @@ def quantize(
         if calibrate:
             row = schemes.get(scheme)
             check_scheme(row, layouts.get(layout or default_layout(row)), checkpoint, calibrated=True)
-            stats = workspace.path / "statistics.safetensors"
-            if not stats.exists():
-                gather(checkpoint, stats, texts=calibrate, hessians=algorithm in (None, AUTO, "gptq"), threads=threads)
-            workspace.worth_keeping = True
+            hessians = algorithm in (None, AUTO, "gptq")
+            stats = _gathered(workspace, checkpoint, calibrate, hessians=hessians, threads=threads)
         statistics = None if stats is None else StatisticsFile(Path(stats))
         choices["statistics"] = statistics
         if statistics is not None:
@@ -276,6 +274,17 @@ def quantize(
             return work.write(next(iter(jobs.values())), out, began)
         made = {name: work.write(job, workspace.path / name, began) for name, job in jobs.items()}
         return _picked(checkpoint, made, workspace, began)
+
+
+def _gathered(
+    workspace: Workspace, checkpoint: Checkpoint, texts: Sequence[str], *, hessians: bool, threads: int | None
+) -> Path:
+    """The statistics of ``texts``: those that the job had gathered when it was interrupted, or new ones."""
+    path = workspace.path / "statistics.safetensors"
+    if not path.exists():
+        gather(checkpoint, path, texts=texts, hessians=hessians, threads=threads)
+    workspace.worth_keeping = True
+    return path
 
 
 def _usual(checkpoint: Checkpoint, scheme: str, choices: Mapping[str, Any]) -> tuple[str, ...]:
