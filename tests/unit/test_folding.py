@@ -42,7 +42,7 @@ def test_a_transformed_model_computes_what_it_did(made, transform):
     of_layer = {"smoothquant": 5, "awq": 7}  # smoothing goes through norms only: not into o and down
     assert len(folding.columns) == of_layer[transform] * Loader(checkpoint).decoder.geometry.layers
     changed = Folded(checkpoint, folding)
-    name = "model.layers.0.mlp.down_proj.weight"
+    name = "model.layers.0.mlp.up_proj.weight"
     assert not np.allclose(read_array(changed, name), read_array(checkpoint, name).astype(np.float32))
     tokens = np.arange(20)
     before, after = Loader(checkpoint).model().logits(tokens), Loader(changed).model().logits(tokens)
