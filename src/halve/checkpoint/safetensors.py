@@ -11,15 +11,15 @@ import hashlib
 import json
 import re
 import struct
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any, NoReturn, TypeVar
 
 from halve.checkpoint.base import DTYPES, TensorInfo
+from halve.checkpoint.region import Region
 from halve.checkpoint.storage import FileReader, FileWriter
 from halve.errors import CheckpointError, OutputError, UnsupportedError
 
@@ -250,37 +250,6 @@ def _side_by_side(path: Path, tensors: dict[str, Located], size: int) -> dict[st
     return ordered
 
 
-@dataclass(slots=True)
-class _Region:
-    """Where a tensor lies in the file, and which of its bytes have been written: spans, sorted and never adjacent."""
-
-    begin: int
-    nbytes: int
-    written: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def whole(self) -> bool:
-        return not self.nbytes or self.written == [(0, self.nbytes)]
-
-    def claim(self, start: int, stop: int) -> bool:
-        """Mark bytes ``start..stop``; False where they lie outside or some have been marked before."""
-        if start == stop:
-            return 0 <= start <= self.nbytes
-        spans = self.written
-        at = bisect_left(spans, (start, stop))
-        floor = spans[at - 1][1] if at else 0
-        ceiling = spans[at][0] if at < len(spans) else self.nbytes
-        if start < floor or stop > ceiling:
-            return False
-        low, high = at, at
-        if at and floor == start:
-            low, start = at - 1, spans[at - 1][0]
-        if at < len(spans) and ceiling == stop:
-            high, stop = at + 1, spans[at][1]
-        spans[low:high] = [(start, stop)]
-        return True
-
-
 class ShardWriter:
     """A safetensors file in the making: ``path.part``, renamed to ``path`` when every tensor has all its bytes.
 
@@ -295,10 +264,10 @@ class ShardWriter:
         self.entries = tuple(entries)
         header = _serialised(path, self.entries, metadata)
         self.header_sha256 = hashlib.sha256(header).hexdigest()
-        self._regions: dict[str, _Region] = {}
+        self._regions: dict[str, Region] = {}
         self.nbytes = len(header)
         for entry in self.entries:
-            self._regions[entry.name] = _Region(self.nbytes, entry.nbytes)
+            self._regions[entry.name] = Region(self.nbytes, entry.nbytes)
             self.nbytes += entry.nbytes
         self._missing = self.nbytes - len(header)
         self._lock = Lock()

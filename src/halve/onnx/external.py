@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 from halve.checkpoint.base import TensorInfo
+from halve.checkpoint.region import Region
 from halve.checkpoint.storage import FileWriter
 from halve.errors import OutputError, UnsupportedError
 
@@ -53,9 +54,7 @@ class DataFile:
         self.entries = tuple(entries)
         found = places(self.entries)
         self.nbytes = found.nbytes
-        self._begins = found.begins
-        self._sizes = {entry.name: entry.nbytes for entry in self.entries}
-        self._written: dict[str, dict[int, int]] = {name: {} for name in self._sizes}  # begin -> end of each piece
+        self._regions = {entry.name: Region(found.begins[entry.name], entry.nbytes) for entry in self.entries}
         self._lock = Lock()
         self._file = FileWriter(path, self.nbytes)
 
@@ -67,32 +66,21 @@ class DataFile:
         """
         view = memoryview(data).cast("B")
         self.restore(name, offset, len(view))
-        self._file.write(self._begins[name] + offset, view)
+        self._file.write(self._regions[name].begin + offset, view)
 
     def restore(self, name: str, offset: int, nbytes: int) -> None:
         """Count ``nbytes`` bytes at byte ``offset`` of tensor ``name`` as written: by a job that was interrupted."""
-        if not 0 <= offset <= self._sizes[name] - nbytes:
-            raise ValueError(f"bytes {offset} to {offset + nbytes} of {name} have no place in {self.path}")
-        if not nbytes:
-            return
         with self._lock:
-            if offset in self._written[name]:
-                raise ValueError(f"byte {offset} of {name} has been written before")
-            self._written[name][offset] = offset + nbytes
+            if not self._regions[name].claim(offset, offset + nbytes):
+                raise ValueError(f"bytes {offset} to {offset + nbytes} of {name} have no place in {self.path}")
 
     def finish(self) -> None:
         """Bring the file to the disk under its name. Raises OutputError where bytes are missing or the disk fails."""
-        for name, pieces in self._written.items():
-            end = 0
-            for start, stop in sorted(pieces.items()):
-                if start != end:
-                    break
-                end = stop
-            if end != self._sizes[name]:
-                raise OutputError(
-                    f"{self.path}: {name} has {end} of its {self._sizes[name]} bytes, one after another",
-                    hint="the job was cut short: run it again",
-                )
+        missing = next((name for name, region in self._regions.items() if not region.whole), None)
+        if missing is not None:
+            raise OutputError(
+                f"{self.path}: bytes of {missing} have not been written", hint="the job was cut short: run it again"
+            )
         self._file.finish()
 
     def sync(self) -> None:
