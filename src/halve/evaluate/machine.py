@@ -7,25 +7,22 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from time import perf_counter
 from typing import Any, ClassVar
 
 import numpy as np
 
 import halve
 from halve.codecs import dispatch
+from halve.hardware.measure import cores, processor, read_rate, read_size
+from halve.hardware.measure import memory as meminfo
 
 try:
     from halve import _native as native
 except ImportError:
     native = None  # type: ignore[assignment]
-
-_READ_BYTES = 512 << 20  # several times any processor's cache
-_READ_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +93,7 @@ class Machine:
 def kernels_sentence() -> str:
     """Say whether native kernels are in use, and if not what to install: the first line of doctor and demo."""
     if (isa := dispatch.isa()) != "python":
-        return f"native kernels in use: {isa}, {_cores()} cores"
+        return f"native kernels in use: {isa}, {cores()} cores"
     missing = _missing()
     install = f"missing: {', '.join(missing)}; apt install g++ python3-dev" if missing else "the build tools are here"
     return f"NO native kernels: halve computes in pure Python, correct but slow ({install}; then reinstall halve)"
@@ -104,17 +101,17 @@ def kernels_sentence() -> str:
 
 def examine(cache: Path) -> Machine:
     """Look at this machine; measuring takes less than a second. ``cache`` is on the disk that is asked for space."""
-    memory = _memory()
+    found = meminfo()
     return Machine(
         isa=dispatch.isa(),
         isa_available=() if native is None else tuple(native.isas()),
         isa_forced=os.environ.get("HALVE_ISA", ""),
         missing=_missing(),
-        processor=_processor(),
-        cores=_cores(),
-        memory=memory.get("MemTotal", 0),
-        memory_available=memory.get("MemAvailable", 0),
-        read_rate=read_rate(_buffer_bytes(memory.get("MemAvailable", 0)), _cores()),
+        processor=processor(),
+        cores=cores(),
+        memory=found.get("MemTotal", 0),
+        memory_available=found.get("MemAvailable", 0),
+        read_rate=read_rate(read_size(found.get("MemAvailable", 0)), cores()),
         cache=cache,
         cache_free=shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free,
         python=f"{platform.python_version()} ({sys.executable})",
@@ -124,56 +121,10 @@ def examine(cache: Path) -> Machine:
     )
 
 
-def read_rate(nbytes: int, threads: int, seconds: float = _READ_SECONDS) -> float:
-    """Bytes a second that ``threads`` threads read from a buffer of ``nbytes``: the best pass within ``seconds``.
-
-    A maximum over bytes is vectorised in numpy and costs less than the memory it waits for.
-    """
-    parts = np.array_split(np.ones(nbytes, np.uint8), threads)
-    best = float("inf")
-    with ThreadPoolExecutor(threads) as pool:
-        end = perf_counter() + seconds
-        while perf_counter() < end or best == float("inf"):
-            began = perf_counter()
-            list(pool.map(np.max, parts))
-            best = min(best, perf_counter() - began)
-    return nbytes / best
-
-
-def _buffer_bytes(available: int) -> int:
-    return max(min(_READ_BYTES, available // 4), 1 << 24)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _missing() -> tuple[str, ...]:
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compiler = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
     return tuple(name for name, there in (("g++", compiler), ("Python.h", header.exists())) if not there)
-
-
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(key: str) -> str:
-    found = re.search(rf"^{key}\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
-    return found[1].strip() if found else ""
-
-
-def _memory() -> dict[str, int]:
-    """/proc/meminfo in bytes."""
-    found = re.findall(r"^(\w+):\s+(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
-    return {key: int(kib) * 1024 for key, kib in found}
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def _extras() -> dict[str, dict[str, str | None]]:
