@@ -1,0 +1,211 @@
+"""Fit the factors to measured points, and say how far to trust them: `python -m halve.plan.fit POINTS --write`.
+
+The loss is Huber's of log(predicted / measured), with a ridge on every difference between levels, and one, weaker, that
+keeps the common factors near where engines usually are. Levenberg-Marquardt with numerical derivatives; deterministic.
+Errors are of models that the fit did not see: it is repeated without each of them (models of one shape go together).
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halve.plan.factors import VARYING, Factors, Fitted, level_names
+from halve.plan.points import Point, read
+from halve.plan.prediction import Cases, cases, predict
+from halve.plan.roofline import Array
+
+Mask = NDArray[np.bool_]
+# Where the fit starts, and is held: factor -> value, standard deviation of its logarithm
+_START: dict[str, tuple[float, float]] = {
+    "bandwidth": (0.7, 0.5),
+    "cache": (1.0, 0.5),
+    "experts": (1.0, 0.5),
+    "rate": (0.5, 0.5),
+    "prefill_rate": (0.5, 0.5),
+    "experts_rate": (0.6, 0.5),
+    "link": (0.6, 0.7),
+    "layer_s": (30e-6, 1.0),
+    "mixture": (0.3, 1.0),
+    "step_s": (1e-3, 1.0),
+    "collective_s": (8e-6, 0.7),
+    "interference": (1.0, 0.5),
+}
+_HUBER = 0.15  # log residuals beyond this count linearly
+_RIDGE = 1.0  # on differences between levels, in units of their squared logarithms
+_KINDS = ("online", "offline", "single")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Points, their rooflines, and which levels each belongs to (a row of zeros and ones a point)."""
+
+    points: tuple[Point, ...]
+    cases: Cases
+    levels: tuple[str, ...]
+    member: Array
+
+    @classmethod
+    def of(cls, points: Sequence[Point]) -> "Problem":
+        """The problem that ``points`` pose."""
+        of_each = [level_names(p.kind, p.engine, p.machine.generation, p.precision.scheme.name) for p in points]
+        names = tuple(sorted({name for names in of_each for name in names}))
+        member = np.array([[float(name in mine) for name in names] for mine in of_each])
+        return cls(tuple(points), cases(points), names, member)
+
+    def factors(self, x: Array) -> Factors:
+        """The factors of each point under the parameters ``x``, all of them logarithms."""
+        logs = {name: np.full(len(self.points), x[i]) for i, name in enumerate(_START)}
+        for name, deltas in zip(VARYING, x[len(_START) :].reshape(len(VARYING), -1), strict=True):
+            logs[name] = logs[name] + self.member @ deltas
+        return Factors(**{name: np.exp(value) for name, value in logs.items()})
+
+    def residuals(self, x: Array) -> Array:
+        """log(predicted / measured) of each point."""
+        found: Array = np.log(predict(self.cases, self.factors(x)) / self.cases.measured)
+        return found
+
+
+def solve(problem: Problem, mask: Mask, iterations: int = 25) -> Array:
+    """The parameters that fit the points of ``mask``."""
+    start = np.concatenate(
+        [np.log([value for value, _ in _START.values()]), np.zeros(len(VARYING) * len(problem.levels))]
+    )
+    held = np.concatenate(
+        [1 / np.array([width for _, width in _START.values()]), np.full(len(start) - len(_START), _RIDGE**0.5)]
+    )
+    seen = problem.member[mask].sum(0) > 0
+    free = np.flatnonzero(np.concatenate([np.ones(len(_START), bool), np.tile(seen, len(VARYING))]))
+
+    def loss(x: Array) -> tuple[float, Array]:
+        r = problem.residuals(x)[mask]
+        size = np.abs(r)
+        huber = np.where(size < _HUBER, r**2 / (2 * _HUBER), size - _HUBER / 2) / _HUBER
+        return float(huber.sum() + ((held * (x - start)) ** 2).sum() / 2), r
+
+    x, damping = start, 1.0
+    best, r = loss(x)
+    for _ in range(iterations):
+        base = problem.residuals(x)[mask]
+        jacobian = np.empty((int(mask.sum()), len(free)))
+        for column, index in enumerate(free):
+            moved = x.copy()
+            moved[index] += 1e-4
+            jacobian[:, column] = (problem.residuals(moved)[mask] - base) / 1e-4
+        weight = 1 / np.maximum(np.abs(r), _HUBER) / _HUBER
+        hessian = jacobian.T @ (weight[:, None] * jacobian) + np.diag(held[free] ** 2)
+        gradient = jacobian.T @ (weight * r) + (held**2 * (x - start))[free]
+        for _ in range(8):
+            trial = x.copy()
+            trial[free] -= np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), gradient)
+            found, residuals = loss(trial)
+            if found < best:
+                break
+            damping *= 4
+        else:
+            break
+        settled = best - found < 1e-3 * best
+        x, best, r, damping = trial, found, residuals, max(damping / 5, 1e-4)
+        if settled:
+            break
+    return x
+
+
+def left_out(problem: Problem, key: Callable[[Point], object]) -> Array:
+    """Residuals of each point under a fit without all points of the same ``key``."""
+    keys = np.array([repr(key(point)) for point in problem.points])
+    found = np.empty(len(keys))
+    for one in sorted(set(keys)):
+        out = keys == one
+        found[out] = problem.residuals(solve(problem, ~out))[out]
+    return found
+
+
+def model(point: Point) -> object:
+    """What is left out together: models of one shape."""
+    return point.shape.layers, point.shape.vocab
+
+
+def quantiles(residuals: Array) -> tuple[float, float]:
+    """p10 and p90 of measured / predicted."""
+    low, high = np.quantile(np.exp(-residuals), (0.1, 0.9))
+    return float(low), float(high)
+
+
+def coverage(problem: Problem, residuals: Array) -> dict[str, float]:
+    """By kind, the share of points within p10-p90 of the residuals of the other models."""
+    keys = np.array([repr(model(point)) for point in problem.points])
+    found = {}
+    for kind in _KINDS:
+        of_kind = problem.cases.kind == kind
+        inside = []
+        for one in sorted(set(keys[of_kind])):
+            here, others = of_kind & (keys == one), of_kind & (keys != one)
+            low, high = quantiles(residuals[others])
+            ratio = np.exp(-residuals[here])
+            inside += list((ratio >= low) & (ratio <= high))
+        found[kind] = float(np.mean(inside))
+    return found
+
+
+def fit(points: Sequence[Point], about: dict[str, object]) -> tuple[Fitted, Problem, Array, Array]:
+    """The factors; the problem; residuals left out by model, and by machine."""
+    problem = Problem.of(points)
+    x = solve(problem, np.ones(len(points), bool))
+    by_model, by_machine = left_out(problem, model), left_out(problem, lambda point: point.machine.name)
+    kind = problem.cases.kind
+    deltas = x[len(_START) :].reshape(len(VARYING), -1)
+    intervals = {k: quantiles(by_model[kind == k]) for k in _KINDS}
+    wider = {k: quantiles(by_machine[kind == k]) for k in _KINDS}
+    unmeasured = {
+        k: (min(wider[k][0], intervals[k][0]) ** 1.25, max(wider[k][1], intervals[k][1]) ** 1.25) for k in _KINDS
+    }
+    found = Fitted(
+        {name: float(np.exp(x[i])) for i, name in enumerate(_START)},
+        {
+            level: {name: float(np.exp(deltas[j, i])) for j, name in enumerate(VARYING)}
+            for i, level in enumerate(problem.levels)
+        },
+        intervals,
+        unmeasured,
+        {k: tuple(sorted({p.machine.name for p in points if p.kind == k})) for k in _KINDS},
+        about,
+    )
+    return found, problem, by_model, by_machine
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fit and report; with ``--write`` also replace the shipped factors."""
+    parser = argparse.ArgumentParser(prog="python -m halve.plan.fit", description=__doc__)
+    parser.add_argument("points", type=Path)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args(arguments)
+    points = [point for point in read(options.points) if isinstance(point, Point)]
+    digest = hashlib.sha256(options.points.read_bytes()).hexdigest()
+    about: dict[str, object] = {"made_by": "python -m halve.plan.fit", "points_sha256": digest, "points": len(points)}
+    found, problem, by_model, by_machine = fit(points, about)
+    lines = []
+    for name, residuals in (("left out by model", by_model), ("left out by machine", by_machine)):
+        for kind in _KINDS:
+            r = residuals[problem.cases.kind == kind]
+            lines.append(
+                f"{name}: {kind:8s} {len(r):4d} points, median error {np.median(np.abs(np.expm1(r))):.1%}, "
+                f"within 2x {np.mean(np.abs(r) <= np.log(2)):.1%}"
+            )
+    lines += [f"p10-p90 holds {kind}: {share:.1%}" for kind, share in coverage(problem, by_model).items()]
+    sys.stdout.write("\n".join(lines) + "\n")
+    if options.write:
+        path = Path(__file__).with_name("data") / "factors.json"
+        path.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+        sys.stdout.write(f"written: {path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
