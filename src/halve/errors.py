@@ -5,6 +5,7 @@ HalveError                  everything below; carries `.hint`, what to do about 
 ├── UnsupportedError        a combination that halve or the target cannot do
 ├── CheckpointError         a file that is damaged, incomplete, hostile or not what it claims to be
 ├── RecipeError             a recipe that does not fit the checkpoint
+├── PlanError               a request that no machine meets; the hint says what would
 ├── OutputError             the place to write to is taken, full or not writable
 ├── VerifyError             a quantized checkpoint that does not hold what it should
 └── UnknownNameError        a name that no table knows; the hint lists near matches
@@ -44,6 +45,12 @@ class CheckpointError(HalveError):
 
 class RecipeError(HalveError):
     """A recipe that does not fit the checkpoint."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class PlanError(HalveError):
+    """A request that no machine meets; the hint says what would."""
 
     exit_code: ClassVar[int] = 2
 

@@ -8,7 +8,15 @@ from halve.checkpoint.source import open_checkpoint
 from halve.models import catalog
 from halve.models.config_shape import shape_of
 from halve.pipeline.plan import check_model, plan
-from halve.plan.memory import cache_bytes, device_weights, memory, planned_bytes, stored_bytes, weight_bytes
+from halve.plan.memory import (
+    cache_bytes,
+    device_weights,
+    memory,
+    planned_bytes,
+    role_bytes,
+    stored_bytes,
+    weight_bytes,
+)
 from halve.plan.parallel import Parallel
 from halve.plan.precision import Precision
 from halve.schemes.recipe import Recipe
@@ -81,13 +89,15 @@ def test_caches_in_bytes():
 
 def test_devices_share_weights():
     precision = Precision(schemes.get("fp8_block"))
-    one = device_weights(LLAMA_8B, precision, Parallel())
+    one = device_weights(role_bytes(LLAMA_8B, precision), Parallel())
     assert one == weight_bytes(LLAMA_8B, precision)
-    assert one / 4 < device_weights(LLAMA_8B, precision, Parallel(tp=4)) < one / 3.9
+    assert one / 4 < device_weights(role_bytes(LLAMA_8B, precision), Parallel(tp=4)) < one / 3.9
     deepseek = catalog.find("DeepSeek-R1")
-    apart = device_weights(deepseek, precision, Parallel(dp=8))
-    assert device_weights(deepseek, precision, Parallel(tp=8)) < apart < weight_bytes(deepseek, precision) / 6
-    assert device_weights(LLAMA_8B, precision, Parallel(), weights=one * 2) == one * 2
+    apart = device_weights(role_bytes(deepseek, precision), Parallel(dp=8))
+    assert (
+        device_weights(role_bytes(deepseek, precision), Parallel(tp=8)) < apart < weight_bytes(deepseek, precision) / 6
+    )
+    assert device_weights(role_bytes(LLAMA_8B, precision), Parallel(), weights=one * 2) == one * 2
 
 
 def test_more_sequences_take_more():

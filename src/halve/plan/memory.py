@@ -1,7 +1,7 @@
 """Bytes: weights to the last scale, the cache, workspace, and what each device holds of them."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -89,12 +89,17 @@ class Memory:
         return {name: getattr(self, name) for name in ("weights", "cache", "workspace", "reserve", "total")}
 
 
-def device_weights(shape: Shape, precision: Precision, parallel: Parallel, *, weights: int | None = None) -> int:
+def role_bytes(shape: Shape, precision: Precision) -> dict[Role, int]:
+    """Bytes of the weights by role."""
+    roles = dict.fromkeys(matrix.role for matrix in shape.matrices)
+    return {role: weight_bytes(shape, precision, [role]) for role in roles}
+
+
+def device_weights(by_role: Mapping[Role, int], parallel: Parallel, *, weights: int | None = None) -> int:
     """Bytes of weights on one device: matrices cut by tp, experts by tp x dp, layers by pp; routers and norms whole.
 
     ``weights`` is the size of all of them where a checkpoint's headers tell it better than the shape.
     """
-    by_role: dict[Role, int] = {role: weight_bytes(shape, precision, [role]) for role in _roles(shape)}
     total = 0.0
     for role, nbytes in by_role.items():
         ways = parallel.tp * parallel.dp if role == "expert" else parallel.tp if role in _SPLIT else 1
@@ -137,12 +142,8 @@ def memory(
     """What one device holds with ``batch`` sequences of ``context`` tokens in each group."""
     cache = batch * cache_bytes(shape, precision, context, parallel.tp) / parallel.pp
     return Memory(
-        device_weights(shape, precision, parallel, weights=weights),
+        device_weights(role_bytes(shape, precision), parallel, weights=weights),
         int(cache),
         workspace_bytes(shape, batch, parallel.tp, tokens),
         reserve,
     )
-
-
-def _roles(shape: Shape) -> list[Role]:
-    return list(dict.fromkeys(matrix.role for matrix in shape.matrices))

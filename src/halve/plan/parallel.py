@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from halve.hardware import Machine
 from halve.models.shape import Shape
 
+DOMAINS = 4  # boards or racks that a search goes up to,
+DEVICES = 256  # and devices
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Parallel:
@@ -45,15 +48,16 @@ class Parallel:
 
 
 def candidates(shape: Shape, machine: Machine) -> Iterator[Parallel]:
-    """Ways to cut ``shape`` over devices of one domain: powers of two, the fewest devices first."""
-    limit = machine.devices
+    """Ways to cut ``shape``: powers of two, tp within a domain, up to `DOMAINS` of them; the fewest devices first."""
+    domains = DOMAINS if machine.scale_out_gbs.value and machine.devices > 1 else 1
+    limit = min(machine.devices * domains, DEVICES)
     powers = [1 << k for k in range(limit.bit_length()) if 1 << k <= limit]
     experts = any(layer.mlp.experts for layer in shape.layers)
     found = [
         Parallel(tp, pp, dp)
         for tp in powers
-        for pp in ((1,) if experts else (1, 2, 4))
-        for dp in (powers if experts else (1,))
-        if tp * pp * dp <= limit
+        for pp in (1, 2, 4)
+        for dp in (powers if experts and pp == 1 else (1,))
+        if tp * pp * dp <= limit and (machine.link_gbs.value or tp * pp * dp == 1)
     ]
     yield from (p for p in sorted(found, key=lambda p: (p.devices, p)) if not p.why_impossible(shape, machine))

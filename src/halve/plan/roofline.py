@@ -78,12 +78,15 @@ def decode(shape: Shape, machine: Machine, precision: Precision, *, batch: Array
 def prefill(
     shape: Shape, machine: Machine, precision: Precision, *, tokens: Array, cut: Cut, alone: bool = False
 ) -> Work:
-    """Reading a prompt of ``tokens`` tokens; ``alone`` means that no other prompt shares the pass over the weights."""
+    """Reading a prompt of ``tokens`` tokens in each group at the same time.
+
+    ``alone`` means that no other prompt shares the pass over the weights.
+    """
     passes = np.maximum(tokens / CHUNK, 1.0) if alone else tokens / CHUNK
     terms = _Terms(machine, precision, tokens.shape)
     for layer in shape.layers:
         for matrix in layer.matrices:
-            terms.multiply(matrix, layer, cut, rows=tokens, tokens=tokens, passes=passes)
+            terms.multiply(matrix, layer, cut, rows=tokens, tokens=tokens * cut.dp, passes=passes)
         attention = layer.attention
         reach = _reach(tokens, attention.window)
         pairs = (tokens * reach - reach**2 / 2) * layer.count

@@ -57,9 +57,14 @@ def decoder(config: Mapping[str, Any], *, name: str) -> Decoder:
 def read_geometry(path: Path) -> Geometry:
     """The geometry of a config.json, or of the checkpoint folder that holds one.
 
-    Raises CheckpointError where there is none or it is not JSON, and what `geometry` raises.
+    Raises what `read_config` and `geometry` raise.
     """
     file = path / "config.json" if path.is_dir() else path
+    return geometry(read_config(file), name=file.resolve().parent.name, source=str(file))
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The content of a config.json. Raises CheckpointError where it cannot be read or is no JSON object."""
     try:
         config = json.loads(file.read_bytes())
     except OSError as error:
@@ -70,7 +75,7 @@ def read_geometry(path: Path) -> Geometry:
         raise CheckpointError(f"{file} is not JSON: {error}", hint="give a model's config.json") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds no JSON object", hint="give a model's config.json")
-    return geometry(config, name=file.resolve().parent.name, source=str(file))
+    return config
 
 
 def _family(config: Mapping[str, Any], name: str) -> Family:
