@@ -12,6 +12,7 @@ from halve import formats
 from halve.errors import HalveError
 
 if TYPE_CHECKING:
+    from halve import plan
     from halve.codecs.cast import cast
     from halve.evaluate.evaluator import evaluate
     from halve.pipeline.calibrate import calibrate
@@ -38,6 +39,7 @@ __all__ = [
     "formats",
     "inspect",
     "load",
+    "plan",
     "quantize",
     "verify",
 ]
@@ -49,6 +51,7 @@ _LAZY = {
     "evaluate": "halve.evaluate.evaluator",
     "inspect": "halve.pipeline.inspect",
     "load": "halve.runtime.load",
+    "plan": "halve.plan",
     "quantize": "halve.pipeline.quantize",
     "verify": "halve.pipeline.verify",
 }
@@ -60,4 +63,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'halve' has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415
 
-    return getattr(import_module(_LAZY[name]), name)
+    module = import_module(_LAZY[name])
+    return module if name == "plan" else getattr(module, name)

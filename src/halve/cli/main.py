@@ -20,6 +20,8 @@ COMMANDS = {
     "eval": "Measure perplexity, divergence and the loss of each layer",
     "inspect": "List the tensors of a checkpoint, and how they are quantized",
     "run": "Talk to a model in the terminal (reference path)",
+    "plan": "Say which machines serve or train a model, how fast, at what cost",
+    "hardware": "List machines, what they multiply, and the source of every number",
     "schemes": "List quantization schemes and the layouts that hold them",
     "formats": "List number formats, the values of one, a model's memory in each",
     "cast": "Cast numbers to a format and show the bits and the error",

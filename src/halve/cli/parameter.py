@@ -88,6 +88,32 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         return size
 
 
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """Seconds: ``2s``, ``50ms``, ``1.5``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|ms|)\s*", str(value).lower())
+        if not found or not float(found[1]):
+            self.fail(f"{value!r} is not a time: write 2s or 50ms", param, ctx)
+        return float(found[1]) * (1e-3 if found[2] == "ms" else 1)
+
+
+class Tokens(click.ParamType):  # type: ignore[type-arg]
+    """A number of tokens: ``1024``, ``32k`` (32 x 1024)."""
+
+    name = "tokens"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Tokens."""
+        found = re.fullmatch(r"\s*(\d+)(k|m|)\s*", str(value).lower())
+        if not found or not int(found[1]):
+            self.fail(f"{value!r} is not a number of tokens: write 4096 or 32k", param, ctx)
+        return int(found[1]) * {"": 1, "k": 1024, "m": 1 << 20}[found[2]]
+
+
 def _formats() -> Iterable[str]:
     from halve.formats import FORMATS
 
@@ -130,6 +156,12 @@ def _models() -> Iterable[str]:
     return models()
 
 
+def _machines() -> Iterable[str]:
+    from halve.hardware import machines
+
+    return ("this", *(n for machine in machines().values() for n in (machine.name, *machine.aliases)))
+
+
 FORMAT = Name("format", _formats)
 SCHEME = Name("scheme", _schemes)
 ALGORITHM = Name("algorithm", _algorithms)
@@ -137,3 +169,6 @@ TRANSFORM = Name("transform", _transforms)
 TOOL = Name("tool", _tools)
 MODEL = NameOrPath("model", _models)
 LAYOUT = Name("layout", _layouts)
+MACHINE = Name("machine", _machines)
+DURATION = Duration()
+TOKENS = Tokens()

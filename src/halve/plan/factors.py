@@ -16,6 +16,8 @@ import numpy as np
 
 from halve.plan.roofline import TERMS, Array, Work
 
+# A generation without points is taken to be used as well as the one before it: their chips differ less than engines do.
+PREDECESSORS = {"rubin": "blackwell"}
 VARYING = ("bandwidth", "prefill_rate", "layer_s")
 _EXPERTS, _ATTENTION = TERMS.index("experts"), TERMS.index("attention")
 
@@ -111,6 +113,8 @@ class Fitted:
     def factors(self, kind: str, engine: str, generation: str, precision: str) -> Factors:
         """The factors of a case."""
         values = dict(self.everywhere)
+        if f"generation {generation}" not in self.levels:
+            generation = PREDECESSORS.get(generation, generation)
         for level in level_names(kind, engine, generation, precision):
             for name, factor in self.levels.get(level, {}).items():
                 values[name] *= factor

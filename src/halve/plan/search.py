@@ -10,32 +10,22 @@ import numpy as np
 from halve import schemes
 from halve.hardware import Machine
 from halve.models.shape import Shape
-from halve.plan.cost import UTILISATION, Cost, cost
-from halve.plan.factors import fitted, prefill_seconds, step_parts, step_seconds
-from halve.plan.memory import GPU_RESERVE, Memory, cache_bytes, device_weights, role_bytes, workspace_bytes
-from halve.plan.parallel import Parallel, candidates
+from halve.plan.cost import Cost, cost
+from halve.plan.factors import fitted
+from halve.plan.grid import engine_of, grid
+from halve.plan.memory import Memory
+from halve.plan.parallel import Parallel
 from halve.plan.precision import WIDE, Precision, arithmetic
-from halve.plan.prediction import HOSTED, MAX_BATCH
-from halve.plan.roofline import CHUNK, Cut, decode, prefill
-
-HOSTED_CHUNK = 512  # tokens that llama.cpp prefills at once (n_ubatch)
-_BATCHES = tuple(1 << k for k in range(MAX_BATCH.bit_length()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What is asked for: ``prompt`` and ``output`` tokens of a request; limits in seconds, where there are any."""
-
-    prompt: int
-    output: int
-    ttft: float | None = None
-    tpot: float | None = None
-    utilisation: float = UTILISATION
+from halve.plan.prediction import HOSTED
+from halve.plan.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One way to serve. Seconds; ``batch`` is of all groups; ``excess``: by what factor limits are missed, at least 1."""
+    """One way to serve; times in seconds.
+
+    ``batch`` is of all groups; ``excess``: by what factor limits are missed, at least 1.
+    """
 
     machine: Machine
     precision: Precision
@@ -138,92 +128,51 @@ def _rank(option: Option) -> tuple[float, bool, float]:
     return option.excess, mixed is None, (mixed.low + mixed.high) / 2 if mixed else -option.per_device
 
 
-def _engine(machine: Machine) -> tuple[str, str]:
-    """The kind of measurement and the engine whose factors apply."""
-    if machine.kind == "npu":
-        return "single", "RKLLM"
-    return ("single", "llama.cpp") if machine.kind in HOSTED else ("online", "vLLM")
-
-
 def _best(shape: Shape, machine: Machine, precision: Precision, request: Request, weights: int | None) -> Option | None:
-    """The cheapest cut and batch that fit; None where none does or the machine's bandwidth is not known."""
-    if machine.bandwidth_gbs.value is None or machine.memory_gb.value is None:
+    """The cheapest cut and batch that fit and miss the limits least; None where none fits."""
+    found = grid(shape, machine, precision, request, weights)
+    if found is None:
         return None
-    kind, engine = _engine(machine)
-    capacity = int((machine.memory_gb.low or 0) * 1e9)
-    single = kind == "single"
-    hosted = machine.kind in HOSTED
-    reserve, chunk = (0, min(request.prompt, HOSTED_CHUNK)) if hosted else (GPU_RESERVE, min(request.prompt, CHUNK))
-    by_role = role_bytes(shape, precision)
-    cases: list[tuple[Parallel, int, Memory]] = []
-    for parallel in candidates(shape, machine):
-        local = device_weights(by_role, parallel, weights=weights)
-        each = cache_bytes(shape, precision, request.prompt + request.output, parallel.tp) / parallel.pp
-        for batch in (1,) if single else _BATCHES:
-            room = workspace_bytes(shape, batch, parallel.tp, chunk)
-            found = Memory(local, int(batch * each), room, reserve)
-            if found.total > capacity:
-                break
-            cases.append((parallel, batch, found))
-    if not cases:
+    late = np.nan_to_num(found.ttft / (request.ttft or np.inf), nan=np.inf if request.ttft else 0.0)
+    excess = np.maximum(np.maximum(found.tpot / (request.tpot or np.inf), late), 1.0)
+    index = int(np.lexsort((found.devices / found.rate, np.round(excess, 6)))[0])
+    if not np.isfinite(excess[index]) or not np.isfinite(found.tpot[index]):
         return None
-    columns = np.array([(p.tp, p.pp, p.dp, b) for p, b, _ in cases], float).T
-    cut, sizes = Cut(*columns[:3]), columns[3]
-    factors = fitted().factors(kind, engine, machine.generation, precision.scheme.name)
-    what = (shape, machine, precision)
-    context = np.full_like(sizes, request.prompt + request.output / 2)
-    work = decode(*what, batch=sizes, context=context, cut=cut)
-    tokens = np.full_like(sizes, float(request.prompt))
-    shared = prefill_seconds(prefill(*what, tokens=tokens, cut=cut), factors)
-    alone = prefill_seconds(prefill(*what, tokens=tokens, cut=cut, alone=True), factors)
-    step = step_seconds(work, factors)
-    tpot = step + (0 if single else factors.interference * sizes * shared / request.output)
-    ttft = alone + step
-    reads = machine.rate(arithmetic(machine, precision.scheme)) is not None
-    excess = np.maximum(tpot / (request.tpot or np.inf), (ttft if reads else 0 * ttft) / (request.ttft or np.inf))
-    excess = np.maximum(excess, 1.0)
-    if request.ttft is not None and not reads:
-        excess = np.maximum(excess, 1e6)  # who asks for a time to the first token needs a known rate
-    devices = cut.tp * cut.pp * cut.dp
-    rate = sizes * cut.dp / tpot
-    index = int(np.lexsort((-rate / devices, np.round(excess, 6)))[0])
-    if not np.isfinite(tpot[index]):
-        return None
-    parallel, size, held = cases[index]
-    parts = step_parts(work, factors)
-    prompts = float((tpot - step)[index])
-    longest = max(parts, key=lambda name: float(parts[name][index]))
-    binding = longest if float(parts[longest][index]) >= prompts else "prefilling other prompts"
-    group = float(cut.tp[index] * cut.pp[index])
+    parallel, size, held = found.cases[index]
+    kind, _ = engine_of(machine)
+    share = float(found.devices[index] / found.sequences[index])
+    ttft = float(found.ttft[index])
     return Option(
         machine=machine,
         precision=precision,
         parallel=parallel,
         batch=size * parallel.dp,
         memory=held,
-        capacity=capacity,
-        ttft=float(ttft[index]) if reads else None,
-        tpot=float(tpot[index]),
+        capacity=int((machine.memory_gb.low or 0) * 1e9),
+        ttft=None if np.isnan(ttft) else ttft,
+        tpot=float(found.tpot[index]),
         interval=fitted().interval(kind, machine.name),
-        tokens_per_second=float(rate[index]),
-        binding=binding,
+        tokens_per_second=float(found.rate[index]),
+        binding=found.binding(index),
         cost=cost(
             machine,
-            read=group * float(shared[index]) / request.prompt,
-            written=float(devices[index] / (sizes * cut.dp)[index] * step[index]),
+            read=float(found.prompts[index]) / request.prompt,
+            written=float(found.step[index]) * share,
             prompt=request.prompt,
             output=request.output,
             utilisation=request.utilisation,
         ),
         measured=machine.name in fitted().measured[kind],
-        remarks=tuple(_remarks(machine, precision, kind, reads=reads)),
+        remarks=tuple(_remarks(machine, precision, kind, reads=not np.isnan(ttft))),
         excess=float(excess[index]),
     )
 
 
 def _remarks(machine: Machine, precision: Precision, kind: str, *, reads: bool) -> Iterator[str]:
-    if machine.name not in fitted().measured[kind]:
-        yield "no measured points for this device"
+    measured = fitted().measured
+    if machine.name not in measured[kind]:
+        others = [other for other, names in measured.items() if machine.name in names]
+        yield f"measured {' and '.join(others)} only" if others else "no measured points for this device"
     if machine.preliminary:
         yield "preliminary specification"
     if not reads:
