@@ -14,6 +14,7 @@ from halve.models.shape import Role, Shape
 from halve.plan.parallel import Parallel
 from halve.plan.precision import Precision
 from halve.schemes import Scheme
+from halve.schemes.recipe import matches
 
 # What the planner of NVIDIA sets aside on every GPU for the driver's context, graphs and collectives (3.5 GiB):
 # https://github.com/ai-dynamo/aiconfigurator, systems/*.yaml, misc.other_mem. CPUs and NPUs have none of it.
@@ -27,16 +28,17 @@ def stored_bytes(checkpoint: Checkpoint) -> int:
     return sum(checkpoint.stored(name)[1] for name in checkpoint.tensors)
 
 
-def planned_bytes(checkpoint: Checkpoint, scheme: Scheme, layout: Layout) -> int:
+def planned_bytes(checkpoint: Checkpoint, scheme: Scheme, layout: Layout, *, ignore: tuple[str, ...] = ()) -> int:
     """Bytes of all tensors that quantizing ``checkpoint`` makes, exactly: scales, padding and metadata of ``layout``.
 
-    Reads no weight. Raises FormatError where no block size of the scheme divides the columns.
+    ``ignore`` names tensors that stay, as in a recipe. Reads no weight. Raises FormatError where
+    no block size of the scheme divides the columns.
     """
     architecture = arch.of(checkpoint.config)
     chosen: list[TensorInfo] = []
     kept: list[TensorInfo] = []
     for info in checkpoint.tensors.values():
-        taken = info.dtype in FLOATS and not layout.why_kept(info)
+        taken = info.dtype in FLOATS and not layout.why_kept(info) and not matches(ignore, info.name)
         if scheme.dense:
             taken = taken and FLOATS[info.dtype] != scheme.weight.element
         else:
