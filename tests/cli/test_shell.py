@@ -20,6 +20,7 @@ from halve.errors import (
     FormatError,
     HalveError,
     OutputError,
+    PlanError,
     RecipeError,
     UnknownNameError,
     UnsupportedError,
@@ -138,6 +139,7 @@ def test_exit_codes_of_errors():
     assert codes == {
         FormatError: 1,
         CheckpointError: 1,
+        PlanError: 2,
         OutputError: 1,
         VerifyError: 1,
         UnsupportedError: 2,
