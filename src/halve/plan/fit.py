@@ -127,6 +127,17 @@ def left_out(problem: Problem, key: Callable[[Point], object]) -> Array:
     return found
 
 
+def both_left_out(problem: Problem) -> Array:
+    """Residuals of each point under a fit without its model and without its machine: what a new device meets."""
+    models = np.array([repr(model(point)) for point in problem.points])
+    names = np.array([point.machine.name for point in problem.points])
+    found = np.empty(len(names))
+    for one, name in sorted(set(zip(models, names, strict=True))):
+        here = (models == one) & (names == name)
+        found[here] = problem.residuals(solve(problem, (models != one) & (names != name)))[here]
+    return found
+
+
 def model(point: Point) -> object:
     """What is left out together: models of one shape."""
     return point.shape.layers, point.shape.vocab
@@ -162,10 +173,9 @@ def fit(points: Sequence[Point], about: dict[str, object]) -> tuple[Fitted, Prob
     kind = problem.cases.kind
     deltas = x[len(_START) :].reshape(len(VARYING), -1)
     intervals = {k: quantiles(by_model[kind == k]) for k in _KINDS}
-    wider = {k: quantiles(by_machine[kind == k]) for k in _KINDS}
-    unmeasured = {
-        k: (min(wider[k][0], intervals[k][0]) ** 1.25, max(wider[k][1], intervals[k][1]) ** 1.25) for k in _KINDS
-    }
+    neither = both_left_out(problem)
+    wider = {k: quantiles(neither[kind == k]) for k in _KINDS}
+    unmeasured = {k: (min(wider[k][0], intervals[k][0]), max(wider[k][1], intervals[k][1])) for k in _KINDS}
     found = Fitted(
         {name: float(np.exp(x[i])) for i, name in enumerate(_START)},
         {
