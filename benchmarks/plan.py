@@ -96,6 +96,12 @@ def main() -> int:
         kinds = Counter(point.kind for point in points)
         covered = sum(shares[kind] * count for kind, count in kinds.items()) / len(points)
         errors(points, by_model, covered, "", as_json=options.json)
+        first = fit.first_left_out(problem)
+        if len(first):
+            error = float(np.median(np.abs(np.expm1(first))))
+            Figure(metric="ttft_median_error", value=error, unit="", goal="printed", met=True).print(
+                as_json=options.json
+            )
         by_machine = fit.left_out(problem, lambda point: point.machine.name)
         for kind, (metric, _) in MEDIANS.items():
             of_kind = np.array([point.kind == kind for point in points])

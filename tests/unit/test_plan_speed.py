@@ -167,6 +167,16 @@ def test_fitting_finds_factors_that_made_the_points(tmp_path):
     assert np.median(np.abs(again.residuals(fit.solve(again, np.ones(len(made), bool))))) < 0.02
 
 
+def test_the_first_token_waits_for_others():
+    first = fitted().first
+    alone = np.array([0.1, 0.2])
+    assert (first.time(alone, np.array([8.0, 8.0])) > first.time(alone, np.array([1.0, 1.0]))).all()
+    assert first.time(alone, np.array([1.0, 1.0]))[0] > alone[0]
+    assert fitted().intervals["first"][0] < 1 < fitted().intervals["first"][1]
+    assert point(ROW, "a").ttft == 0.05
+    assert point(ROW | {"scenario": "single_stream"}, "a").ttft == 0
+
+
 def test_prefill_is_positive():
     work = prefill(LLAMA, H100, FP8, tokens=np.array([100.0]), cut=cut(tp=2))
     assert prefill_seconds(work, FACTORS)[0] > 0

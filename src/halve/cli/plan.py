@@ -41,6 +41,7 @@ def command(
     halve plan Llama-3.1-8B --train --hardware B200
     """
     from halve.cli.render import show
+    from halve.plan.factors import fitted
     from halve.plan.serving import serve
     from halve.plan.train import train
 
@@ -60,6 +61,8 @@ def command(
     if html is not None:
         plan_page.write(html, found)
         click.echo(f"page: {html}", err=True)
+    low, high = fitted().intervals["first"]
     note = "TPOT with p10-p90 of models that the fit did not see. $: on demand, 60 % of the hours used.\n"
+    note += f"TTFT of servers with as many users as the batch; p10-p90 {low:.2g} to {high:.2g} times what is shown.\n"
     note += f"To get the first: {found.command}" if found.command else "The first serves the weights as they are."
     show(found, as_json=as_json, title=found.summary, note=note)

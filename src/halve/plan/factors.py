@@ -88,6 +88,27 @@ def prefill_seconds(work: Work, factors: Factors) -> Array:
     return total
 
 
+@dataclass(frozen=True, slots=True)
+class First:
+    """The time to the first token of a server: ``seconds``, and prefilling alone x (``prefill`` + ``queue`` x batch).
+
+    Measured while a fixed number of users sends the next request as soon as the last is answered.
+    """
+
+    seconds: float
+    prefill: float
+    queue: float
+
+    def time(self, prefill: Array, batch: Array) -> Array:
+        """Seconds, for prompts that take ``prefill`` seconds alone among ``batch`` sequences of a group."""
+        total: Array = self.seconds + prefill * (self.prefill + self.queue * batch)
+        return total
+
+    def to_json(self) -> dict[str, float]:
+        """As the data file has it."""
+        return {name: _rounded(getattr(self, name)) for name in ("seconds", "prefill", "queue")}
+
+
 def level_names(kind: str, engine: str, generation: str, precision: str) -> tuple[str, ...]:
     """Where differences are looked for: each of the four, and three together."""
     return (
@@ -104,6 +125,7 @@ class Fitted:
     """The content of the data file. ``intervals``: p10 and p90 of measured / predicted, by kind."""
 
     everywhere: Mapping[str, float]
+    first: First
     levels: Mapping[str, Mapping[str, float]]
     intervals: Mapping[str, tuple[float, float]]
     unmeasured: Mapping[str, tuple[float, float]]
@@ -130,6 +152,7 @@ class Fitted:
         return {
             "about": dict(self.about),
             "everywhere": {key: _rounded(value) for key, value in self.everywhere.items()},
+            "first": self.first.to_json(),
             "levels": {
                 level: {key: _rounded(value) for key, value in values.items()}
                 for level, values in sorted(self.levels.items())
@@ -146,6 +169,7 @@ def fitted() -> Fitted:
     content = json.loads(files("halve.plan").joinpath("data/factors.json").read_text("utf-8"))
     return Fitted(
         content["everywhere"],
+        First(**content["first"]),
         content["levels"],
         {key: (pair[0], pair[1]) for key, pair in content["intervals"].items()},
         {key: (pair[0], pair[1]) for key, pair in content["unmeasured"].items()},

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from halve.plan.factors import VARYING, Factors, Fitted, level_names
+from halve.plan.factors import VARYING, Factors, First, Fitted, level_names, prefill_seconds
 from halve.plan.points import Point, read
 from halve.plan.prediction import Cases, cases, predict
 from halve.plan.roofline import Array
@@ -37,6 +37,8 @@ _START: dict[str, tuple[float, float]] = {
     "collective_s": (8e-6, 0.7),
     "interference": (1.0, 0.5),
 }
+_FIRST: dict[str, tuple[float, float]] = {"seconds": (0.05, 1.0), "prefill": (1.0, 1.0), "queue": (0.3, 1.0)}
+_ITERATIONS, _STEP = 25, 1e-4
 _HUBER = 0.15  # log residuals beyond this count linearly
 _RIDGE = 1.0  # on differences between levels, in units of their squared logarithms
 _KINDS = ("online", "offline", "single")
@@ -72,7 +74,7 @@ class Problem:
         return found
 
 
-def solve(problem: Problem, mask: Mask, iterations: int = 25) -> Array:
+def solve(problem: Problem, mask: Mask) -> Array:
     """The parameters that fit the points of ``mask``."""
     start = np.concatenate(
         [np.log([value for value, _ in _START.values()]), np.zeros(len(VARYING) * len(problem.levels))]
@@ -83,38 +85,73 @@ def solve(problem: Problem, mask: Mask, iterations: int = 25) -> Array:
     seen = problem.member[mask].sum(0) > 0
     free = np.flatnonzero(np.concatenate([np.ones(len(_START), bool), np.tile(seen, len(VARYING))]))
 
+    return descend(lambda x: problem.residuals(x)[mask], start, held, free)
+
+
+def descend(residuals: Callable[[Array], Array], start: Array, held: Array, free: NDArray[np.intp]) -> Array:
+    """Parameters with the least Huber loss, moving those of ``free`` from ``start``, ``held`` by 1 / deviation."""
+
     def loss(x: Array) -> tuple[float, Array]:
-        r = problem.residuals(x)[mask]
+        r = residuals(x)
         size = np.abs(r)
         huber = np.where(size < _HUBER, r**2 / (2 * _HUBER), size - _HUBER / 2) / _HUBER
         return float(huber.sum() + ((held * (x - start)) ** 2).sum() / 2), r
 
     x, damping = start, 1.0
     best, r = loss(x)
-    for _ in range(iterations):
-        base = problem.residuals(x)[mask]
-        jacobian = np.empty((int(mask.sum()), len(free)))
+    for _ in range(_ITERATIONS):
+        jacobian = np.empty((len(r), len(free)))
         for column, index in enumerate(free):
             moved = x.copy()
-            moved[index] += 1e-4
-            jacobian[:, column] = (problem.residuals(moved)[mask] - base) / 1e-4
+            moved[index] += _STEP
+            jacobian[:, column] = (residuals(moved) - r) / _STEP
         weight = 1 / np.maximum(np.abs(r), _HUBER) / _HUBER
         hessian = jacobian.T @ (weight[:, None] * jacobian) + np.diag(held[free] ** 2)
         gradient = jacobian.T @ (weight * r) + (held**2 * (x - start))[free]
         for _ in range(8):
             trial = x.copy()
             trial[free] -= np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), gradient)
-            found, residuals = loss(trial)
+            found, new = loss(trial)
             if found < best:
                 break
             damping *= 4
         else:
             break
         settled = best - found < 1e-3 * best
-        x, best, r, damping = trial, found, residuals, max(damping / 5, 1e-4)
+        x, best, r, damping = trial, found, new, max(damping / 5, 1e-4)
         if settled:
             break
     return x
+
+
+def solve_first(problem: Problem, x: Array, mask: Mask) -> First:
+    """How the time to the first token follows from prefilling alone under the factors ``x``."""
+    cases = problem.cases
+    seen = mask & (cases.ttft > 0)
+    alone = prefill_seconds(cases.alone, problem.factors(x))[seen]
+
+    def residuals(logs: Array) -> Array:
+        found: Array = np.log(First(*np.exp(logs)).time(alone, cases.batch[seen]) / cases.ttft[seen])
+        return found
+
+    start = np.log([value for value, _ in _FIRST.values()])
+    held = 1 / np.array([width for _, width in _FIRST.values()])
+    return First(*(float(value) for value in np.exp(descend(residuals, start, held, np.arange(len(start))))))
+
+
+def first_left_out(problem: Problem) -> Array:
+    """log(predicted / measured) of measured times to the first token, under fits without the model."""
+    keys = np.array([repr(model(point)) for point in problem.points])
+    seen = problem.cases.ttft > 0
+    found = np.full(len(keys), np.nan)
+    for one in sorted(set(keys[seen])):
+        out = keys == one
+        x = solve(problem, ~out)
+        first = solve_first(problem, x, ~out)
+        alone = prefill_seconds(problem.cases.alone, problem.factors(x))
+        here = out & seen
+        found[here] = np.log(first.time(alone, problem.cases.batch)[here] / problem.cases.ttft[here])
+    return found[seen]
 
 
 def left_out(problem: Problem, key: Callable[[Point], object]) -> Array:
@@ -165,19 +202,22 @@ def coverage(problem: Problem, residuals: Array) -> dict[str, float]:
     return found
 
 
-def fit(points: Sequence[Point], about: dict[str, object]) -> tuple[Fitted, Problem, Array, Array]:
-    """The factors; the problem; residuals left out by model, and by machine."""
+def fit(points: Sequence[Point], about: dict[str, object]) -> tuple[Fitted, Problem, Array, Array, Array]:
+    """The factors; the problem; residuals left out by model, by machine, and of the first token by model."""
     problem = Problem.of(points)
     x = solve(problem, np.ones(len(points), bool))
     by_model, by_machine = left_out(problem, model), left_out(problem, lambda point: point.machine.name)
     kind = problem.cases.kind
     deltas = x[len(_START) :].reshape(len(VARYING), -1)
     intervals = {k: quantiles(by_model[kind == k]) for k in _KINDS}
+    first = first_left_out(problem)
     neither = both_left_out(problem)
     wider = {k: quantiles(neither[kind == k]) for k in _KINDS}
     unmeasured = {k: (min(wider[k][0], intervals[k][0]), max(wider[k][1], intervals[k][1])) for k in _KINDS}
+    intervals["first"] = unmeasured["first"] = quantiles(first)
     found = Fitted(
         {name: float(np.exp(x[i])) for i, name in enumerate(_START)},
+        solve_first(problem, x, np.ones(len(points), bool)),
         {
             level: {name: float(np.exp(deltas[j, i])) for j, name in enumerate(VARYING)}
             for i, level in enumerate(problem.levels)
@@ -187,7 +227,7 @@ def fit(points: Sequence[Point], about: dict[str, object]) -> tuple[Fitted, Prob
         {k: tuple(sorted({p.machine.name for p in points if p.kind == k})) for k in _KINDS},
         about,
     )
-    return found, problem, by_model, by_machine
+    return found, problem, by_model, by_machine, first
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     points = [point for point in read(options.points) if isinstance(point, Point)]
     digest = hashlib.sha256(options.points.read_bytes()).hexdigest()
     about: dict[str, object] = {"made_by": "python -m halve.plan.fit", "points_sha256": digest, "points": len(points)}
-    found, problem, by_model, by_machine = fit(points, about)
+    found, problem, by_model, by_machine, first = fit(points, about)
     lines = []
     for name, residuals in (("left out by model", by_model), ("left out by machine", by_machine)):
         for kind in _KINDS:
@@ -208,6 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{name}: {kind:8s} {len(r):4d} points, median error {np.median(np.abs(np.expm1(r))):.1%}, "
                 f"within 2x {np.mean(np.abs(r) <= np.log(2)):.1%}"
             )
+    lines.append(
+        f"left out by model: first token {len(first)} points, median error {np.median(np.abs(np.expm1(first))):.1%}, "
+        f"within 2x {np.mean(np.abs(first) <= np.log(2)):.1%}"
+    )
     lines += [f"p10-p90 holds {kind}: {share:.1%}" for kind, share in coverage(problem, by_model).items()]
     sys.stdout.write("\n".join(lines) + "\n")
     if options.write:

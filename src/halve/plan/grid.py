@@ -77,12 +77,13 @@ def grid(
     step = step_seconds(work, factors)
     waited = np.zeros_like(step) if single else factors.interference * sizes * shared / request.output
     devices, sequences = cut.tp * cut.pp * cut.dp, sizes * cut.dp
+    ttft = alone + step if single else fitted().first.time(alone, sizes)
     known = machine.rate(arithmetic(machine, precision.scheme)) is not None
     return Grid(
         cases=tuple(cases),
         step=step,
         tpot=step + waited,
-        ttft=alone + step if known else np.full_like(step, np.nan),
+        ttft=ttft if known else np.full_like(step, np.nan),
         prompts=shared * devices if single else waited * request.output * devices / sequences,
         devices=devices,
         sequences=sequences,

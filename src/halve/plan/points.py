@@ -66,6 +66,7 @@ class Point:
     output: float
     concurrency: float  # sequences in all groups; 0 where the engine chose
     measured: float
+    ttft: float = 0.0  # seconds to the first token; 0 where it was not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ def point(row: Mapping[str, str], name: str) -> Point | Left:
         output=output,
         concurrency=concurrency,
         measured=measured,
+        ttft=float(row.get("ttft_ms") or 0) / 1e3 if kind == "online" else 0.0,
     )
 
 

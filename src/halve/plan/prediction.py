@@ -24,32 +24,38 @@ class Cases:
     kind: Array  # of strings
     step: Work
     prompt: Work
+    alone: Work  # the same prompt with a pass over the weights of its own
     batch: Array  # sequences of a group
     output: Array
     pp: Array
     dp: Array
     measured: Array
+    ttft: Array  # 0 where it was not measured
 
 
 def cases(points: Sequence[Point]) -> Cases:
     """The rooflines of ``points``."""
     batches = [_batch(point) for point in points]
-    steps, prompts = [], []
+    steps, prompts, alone = [], [], []
     for point, batch in zip(points, batches, strict=True):
         cut = Cut(*(np.array([float(n)]) for n in (point.parallel.tp, point.parallel.pp, point.parallel.dp)))
         context = np.array([point.prompt + point.output / 2])
         what = (point.shape, point.machine, point.precision)
         steps.append(decode(*what, batch=np.array([batch]), context=context, cut=cut))
-        prompts.append(prefill(*what, tokens=np.array([max(point.prompt, 1.0)]), cut=cut))
+        tokens = np.array([max(point.prompt, 1.0)])
+        prompts.append(prefill(*what, tokens=tokens, cut=cut))
+        alone.append(prefill(*what, tokens=tokens, cut=cut, alone=True))
     return Cases(
         np.array([point.kind for point in points]),
         _stacked(steps),
         _stacked(prompts),
+        _stacked(alone),
         np.array(batches),
         np.array([point.output for point in points]),
         np.array([float(point.parallel.pp) for point in points]),
         np.array([float(point.parallel.dp) for point in points]),
         np.array([point.measured for point in points]),
+        np.array([point.ttft for point in points]),
     )
 
 

@@ -56,6 +56,7 @@ class Option:
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values: seconds, bytes."""
         low, high = self.interval
+        low_first, high_first = fitted().intervals["first"]
         return {
             "machine": self.machine.name,
             "preliminary": self.machine.preliminary,
@@ -70,6 +71,7 @@ class Option:
             "memory_bytes": self.memory.to_json(),
             "device_bytes": self.capacity,
             "ttft_s": self.ttft,
+            "ttft_p10_p90_s": None if self.ttft is None else [self.ttft * low_first, self.ttft * high_first],
             "tpot_s": self.tpot,
             "tpot_p10_p90_s": [self.tpot * low, self.tpot * high],
             "tokens_per_second": self.tokens_per_second,
