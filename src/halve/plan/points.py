@@ -8,6 +8,7 @@ import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from halve import schemes
@@ -101,17 +102,9 @@ def point(row: Mapping[str, str], name: str) -> Point | Left:
         prompt, output = float(row["isl"]), float(row["osl"])
         engine = engine_of(row["engine"])
         precision = precision_of(row["precision"], shape, machine, engine)
-    except (HalveError, ValueError) as error:
+    except (HalveError, ValueError, ZeroDivisionError, TypeError) as error:
         return Left(name, str(error))
-    if why := parallel.why_impossible(shape, machine):
-        return Left(name, why, impossible=True)
-    if measured <= 0 or (kind == "online" and concurrency < 1):
-        return Left(name, "nothing was measured, or no sequence ran", impossible=True)
-    if machine.bandwidth_gbs.value is None:
-        return Left(name, f"the bandwidth of {machine.name} is not known")
-    if parallel.devices > 1 and machine.link_gbs.value is None:
-        return Left(name, f"the link of {machine.name} is not known")
-    return Point(
+    found = Point(
         row=name,
         kind=kind,
         shape=shape,
@@ -125,6 +118,32 @@ def point(row: Mapping[str, str], name: str) -> Point | Left:
         measured=measured,
         ttft=float(row.get("ttft_ms") or 0) / 1e3 if kind == "online" else 0.0,
     )
+    if why := _impossible(found):
+        return Left(name, why, impossible=True)
+    why = _unknown(found)
+    return Left(name, why) if why else found
+
+
+def _impossible(found: Point) -> str:
+    """The stated rule: why no such run can have been; empty where it can."""
+    if why := found.parallel.why_impossible(found.shape, found.machine):
+        return why
+    if found.output < 1:
+        return "no token was written"
+    if found.measured <= 0 or (found.kind == "online" and found.concurrency < 1):
+        return "nothing was measured, or no sequence ran"
+    return ""
+
+
+def _unknown(found: Point) -> str:
+    """Which number that a prediction needs is not known; empty where all are."""
+    if not all(isfinite(n) for n in (found.measured, found.prompt, found.output, found.concurrency)):
+        return "no finite number was measured"
+    if found.machine.bandwidth_gbs.value is None:
+        return f"the bandwidth of {found.machine.name} is not known"
+    if found.parallel.devices > 1 and found.machine.link_gbs.value is None:
+        return f"the link of {found.machine.name} is not known"
+    return ""
 
 
 def engine_of(text: str) -> str:
