@@ -19,7 +19,7 @@ from halve.schemes.recipe import matches
 # What the planner of NVIDIA sets aside on every GPU for the driver's context, graphs and collectives (3.5 GiB):
 # https://github.com/ai-dynamo/aiconfigurator, systems/*.yaml, misc.other_mem. CPUs and NPUs have none of it.
 GPU_RESERVE = 3_758_096_384
-PREFILL_TOKENS = 8192  # of a chunk: vLLM's max_num_batched_tokens on data-centre GPUs
+PREFILL_TOKENS = 8192  # of a chunk: an assumption; engines let users choose
 _SPLIT: tuple[Role, ...] = ("attention", "mlp", "shared", "embedding", "head")  # over the devices of tp
 
 

@@ -13,7 +13,7 @@ from halve.plan.roofline import Array, Cut, Work, decode, prefill
 # Sequences of a group that an engine takes where memory would hold more. Measured tables do not say it: of 512, 1024,
 # 2048 and 4096 the one with the least error of models left out.
 MAX_BATCH = 1024
-MEMORY_SHARE = 0.9  # of what weights leave: vLLM's gpu_memory_utilization, TensorRT-LLM's free_gpu_memory_fraction
+MEMORY_SHARE = 0.9  # of what weights leave; vLLM's default share of all memory (--gpu-memory-utilization)
 HOSTED = ("npu", "cpu", "apple")  # machines without a driver's reserve
 
 

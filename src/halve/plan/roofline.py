@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 TERMS = ("projections", "attention", "mlp", "experts", "head")
 _TERM_OF: dict[Role, int] = {"attention": 0, "router": 0, "mlp": 2, "shared": 2, "expert": 3, "head": 4}
 _LINEAR_MACS = 3  # a gated delta net decays its state, adds an outer product to it and reads it
-CHUNK = 8192  # tokens that are prefilled in one pass over the weights
+CHUNK = 8192  # tokens that are prefilled in one pass over the weights: an assumption; engines let users choose
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Training: bytes of weights, gradients, optimizer states and activations, and time, in four precisions.
 
-Sources: S. Rajbhandari et al., "ZeRO" (arXiv:1910.02054), section 3.1: 16 bytes a weight in mixed precision with Adam;
-DeepSeek-V3 (arXiv:2412.19437), section 3.3: FP8 with FP32 master weights and gradients and BF16 moments; "Pretraining
-Large Language Models with NVFP4" (arXiv:2509.25149): NVFP4 multiplications under FP32 master weights; V. Korthikanti et
-al. (arXiv:2205.05198): what a layer keeps for its backward pass; six operations a weight and token.
+Sources: S. Rajbhandari et al., "ZeRO" (arXiv:1910.02054): 2 + 2 + 12 bytes a weight in mixed precision with Adam;
+DeepSeek-V3 (arXiv:2412.19437): FP8 with FP32 master weights and gradients, optimizer states narrower. Assumptions, not
+read in a source: that those moments take 2 bytes each; that NVFP4 (arXiv:2509.25149) has FP32 gradients, master weights
+and moments; what a layer keeps for its backward pass, which is counted here. Six operations a weight and token.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from halve.hardware import Machine, find, machines
 from halve.models.shape import Matrix, Shape
 from halve.plan.subject import Subject, subject
 
-# Share of the dense rate that large runs reach: 38-43 % in BF16 on H100 (Llama 3, arXiv:2407.21783, table 4). An
+# Share of the dense rate that large runs reach: 38-43 % in BF16 on H100 (Llama 3, arXiv:2407.21783). An
 # assumption for every machine and precision: no training point is fitted.
 MFU = 0.4
 SEQUENCE, TOKENS = 4096, 1e12
