@@ -104,4 +104,7 @@ inline Quantization quantization_of(const AnyArray& weights, const Codec& elemen
 // The kernels of halve.algorithms.
 void bind_algorithms(nb::class_<Kernels>& kernels);
 
+// Packed weights, of halve.runtime.packed.
+void bind_products(nb::module_& m);
+
 }  // namespace halve

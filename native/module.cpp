@@ -197,6 +197,7 @@ NB_MODULE(_native, m) {
            "values"_a.noconvert())
       .def("energies", &energies, "reference"_a.noconvert(), "values"_a.noconvert(), "sums"_a.noconvert());
   bind_algorithms(kernels);
+  bind_products(m);
 
   m.def("isas", [] {
     std::vector<std::string> names;

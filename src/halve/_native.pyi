@@ -1,6 +1,7 @@
 # The native module (native/module.cpp). Arrays are C-contiguous: nothing is converted or allocated on the way in.
 # Weights are float32, float16, or uint16 for the bits of bfloat16.
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -150,6 +151,68 @@ class Kernels:
         sweeps: int,
         codes: NDArray[np.uint8],
     ) -> None: ...
+
+# Threads that share the work of one call; the caller is one of them. One call at a time.
+@final
+class Pool:
+    def __init__(self, threads: int) -> None: ...
+    @property
+    def threads(self) -> int: ...
+
+# A weight in lines of sixteen rows (native/packed.h); it keeps its arrays alive. `table` goes with coded elements.
+@final
+class PackedWeight:
+    def __init__(
+        self,
+        *,
+        element: str,
+        scale: str,
+        rows: int,
+        columns: int,
+        block: int,
+        lines: NDArray[np.uint8],
+        scales: NDArray[np.uint8],
+        offsets: NDArray[np.float32] | None,
+        table: NDArray[np.float32] | None,
+        factor: float,
+    ) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+
+# The kernels for packed weights of one instruction set.
+@final
+class PackedKernels:
+    @property
+    def isa(self) -> str: ...
+    # Unpacked codes [rows, columns] into lines; `flip` is xored to every code.
+    def interleave(
+        self,
+        codes: NDArray[np.uint8 | np.uint16 | np.uint32],
+        *,
+        padded: int,
+        bits: int,
+        flip: int,
+        lines: NDArray[np.uint8],
+    ) -> None: ...
+    # outputs[i] = weights[i] x, activations in `mode`: exact, bf16, int8.
+    def multiply(
+        self,
+        pool: Pool,
+        weights: Sequence[PackedWeight],
+        x: NDArray[np.float32],
+        outputs: Sequence[NDArray[np.float32]],
+        mode: str,
+    ) -> None: ...
+    # Reads `memory`, a multiple of 256 KiB, and forgets it.
+    def read(self, pool: Pool, memory: NDArray[np.uint8]) -> None: ...
+
+# The instruction sets for packed weights that this machine runs, the best first.
+def packed_isas() -> list[str]: ...
+
+# The packed kernels of `isa`; None: the best within HALVE_ISA. Raises ValueError.
+def packed_kernels(isa: str | None = None) -> PackedKernels: ...
 
 # The instruction sets that this machine runs, the best first.
 def isas() -> list[str]: ...

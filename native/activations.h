@@ -1,0 +1,49 @@
+// Memory for the forms of one vector of activations.
+#pragma once
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "packed.h"
+
+namespace halve {
+
+class ActivationBuffer {
+ public:
+  // `padded` is a multiple of kUnit.
+  explicit ActivationBuffer(size_t padded) {
+    const size_t bytes_needed = padded * (2 * sizeof(float) + 2 * sizeof(uint16_t) + sizeof(int8_t)) +
+                                padded / kUnit * (2 * sizeof(float) + 2 * sizeof(int32_t)) + 8 * kLineBytes;
+    memory_.reset(static_cast<uint8_t*>(std::aligned_alloc(kLineBytes, aligned(bytes_needed))));
+    if (!memory_) throw std::bad_alloc();
+    uint8_t* at = memory_.get();
+    forms_.padded = padded;
+    take(at, forms_.values, padded);
+    take(at, forms_.lifted, padded);
+    take(at, forms_.pairs, padded);
+    take(at, forms_.mixed_pairs, padded);
+    take(at, forms_.bytes, padded);
+    take(at, forms_.byte_scales, padded / kUnit);
+    take(at, forms_.byte_sums, padded / kUnit * 2);
+    take(at, forms_.sums, padded / kUnit);
+  }
+
+  const Activations& forms() const { return forms_; }
+
+ private:
+  static size_t aligned(size_t size) { return (size + kLineBytes - 1) / kLineBytes * kLineBytes; }
+
+  template <class T>
+  static void take(uint8_t*& at, T*& array, size_t count) {
+    array = reinterpret_cast<T*>(at);
+    at += aligned(count * sizeof(T));
+  }
+
+  struct Free {
+    void operator()(uint8_t* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<uint8_t, Free> memory_;
+  Activations forms_{};
+};
+
+}  // namespace halve

@@ -1,0 +1,48 @@
+"""Products of packed weights with a vector of activations."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halve.codecs import dispatch
+from halve.errors import FormatError
+from halve.runtime.packed import kernels
+from halve.runtime.packed.kernels import Mode
+from halve.runtime.packed.weight import Weight
+
+if TYPE_CHECKING:
+    from halve._native import Pool
+
+
+class Product:
+    """``y = W x`` for each of ``weights``, all of as many columns, on the threads of ``pool``.
+
+    ``mode`` says in what the activations are multiplied: ``exact`` float32; ``bf16``; ``int8`` with a scale for 32 of
+    them where weights are integers or FP4, and bf16 elsewhere. Results do not depend on the number of threads. In any
+    mode they are within 1e-5 * sum |w x| of the exact product of the weight with the activations so rounded.
+    """
+
+    def __init__(self, weights: Sequence[Weight], pool: "Pool", mode: Mode = "bf16") -> None:
+        self._weights = [weight.native() for weight in weights]
+        self._columns = weights[0].columns
+        self._pool = pool
+        self._mode = mode
+        if mode not in kernels.MODES:
+            raise FormatError(f"activations have no mode {mode!r}", hint=f"use {', '.join(kernels.MODES)}")
+        for weight in weights:
+            if weight.columns != self._columns:
+                raise FormatError(
+                    f"weights of {self._columns} and of {weight.columns} columns have no inputs in common"
+                )
+
+    def __call__(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The outputs [rows] of each weight. Raises FormatError where ``x`` is not float32 [columns]."""
+        if x.shape != (self._columns,) or x.dtype != np.float32:
+            raise FormatError(
+                f"activations are float32, {self._columns} of them; these are {x.dtype} of shape {list(x.shape)}"
+            )
+        outputs = [np.empty(weight.rows, np.float32) for weight in self._weights]
+        kernels.kernels().multiply(self._pool, self._weights, dispatch.plain(x), outputs, self._mode)
+        return outputs
