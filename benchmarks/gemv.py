@@ -63,7 +63,7 @@ def measured(weights: list[Weight], arena: Arena, nbytes: int, threads: int, mod
     products = [Product([weight], pool, mode) for weight in weights]
     x = np.random.default_rng(1).standard_normal(weights[0].columns, dtype=np.float32)
     whole = nbytes // PIECE * PIECE
-    memory = arena.memory[: whole]
+    memory = arena.memory[:whole]
     parts = np.split(memory, range(whole // 8 // PIECE * PIECE, whole, whole // 8 // PIECE * PIECE))
     shares = np.array_split(np.arange(len(products)), len(parts))
     ours, reads = [], []
