@@ -107,4 +107,7 @@ void bind_algorithms(nb::class_<Kernels>& kernels);
 // Packed weights, of halve.runtime.packed.
 void bind_products(nb::module_& m);
 
+// Inference with them.
+void bind_runtime(nb::module_& m);
+
 }  // namespace halve

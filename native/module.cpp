@@ -198,6 +198,7 @@ NB_MODULE(_native, m) {
       .def("energies", &energies, "reference"_a.noconvert(), "values"_a.noconvert(), "sums"_a.noconvert());
   bind_algorithms(kernels);
   bind_products(m);
+  bind_runtime(m);
 
   m.def("isas", [] {
     std::vector<std::string> names;

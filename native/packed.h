@@ -75,6 +75,18 @@ struct Product {
   uint8_t form;  // of the activations
 };
 
+// What one query sees: positions first ... last - 1 of the keys and values of one head (native/transformer.inc).
+struct Attention {
+  const uint16_t* keys;
+  const uint16_t* values;
+  size_t head_dim;  // a multiple of 16
+  size_t first;
+  size_t last;
+
+  // Numbers of scratch memory.
+  size_t scores() const { return 8 * ((last + kGroupRows - 1) / kGroupRows * kGroupRows); }
+};
+
 struct PackedKernels {
   const char* isa;
   // run == nullptr: there is no such kernel.
@@ -86,6 +98,16 @@ struct PackedKernels {
                      uint8_t* lines);
   // A sum that nobody needs: how fast memory can be read. `size` is a multiple of 256.
   uint64_t (*read)(const uint8_t* from, size_t size);
+  // The values of one row, without those of padding.
+  void (*row)(const Weight&, size_t row, float* values);
+
+  void (*normalize)(const float* x, const float* weight, size_t n, float eps, float* y);
+  void (*gate)(float* gates, const float* up, size_t n);
+  void (*rotate)(float* head, const float* cosines, const float* sines, size_t half, float factor);
+  void (*remember)(const float* key, const float* value, size_t head_dim, size_t position, uint16_t* keys,
+                   uint16_t* values);
+  // `count` heads, whose queries come scaled, with the same keys and values.
+  void (*attend)(const Attention&, const float* queries, size_t count, float* scores, float* outputs);
 
   // The kernel for a mode, or for the next more exact one: Int8 falls back to Bf16, Bf16 to Exact, with activations
   // rounded to bf16 all the same. run == nullptr where element and scale do not go together.

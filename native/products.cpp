@@ -25,15 +25,6 @@ constexpr std::pair<const char*, Scale> kScales[] = {{"ue4m3", Scale::Ue4m3},
                                                      {"fp16", Scale::Fp16},
                                                      {"bf16", Scale::Bf16},
                                                      {"fp32", Scale::Fp32}};
-constexpr std::pair<const char*, Mode> kModes[] = {
-    {"exact", Mode::Exact}, {"bf16", Mode::Bf16}, {"int8", Mode::Int8}};
-
-template <class T, size_t kCount>
-T named(const std::pair<const char*, T> (&table)[kCount], const std::string& name, const char* what) {
-  for (const auto& [known, value] : table)
-    if (name == known) return value;
-  throw nb::value_error((std::string("unknown ") + what + " '" + name + "'").c_str());
-}
 
 void require_lines(const void* data) {
   require(reinterpret_cast<uintptr_t>(data) % kLineBytes == 0, "lines begin on multiples of 64 bytes");
@@ -94,7 +85,7 @@ void interleave(const PackedKernels& k, const nb::ndarray<nb::ro, nb::c_contig, 
   k.interleave(codes.data(), rows, columns, padded, code_bits, flip, lines.data());
 }
 
-void multiply(const PackedKernels& k, Pool& pool, const std::vector<const PackedWeight*>& weights, const Array<const float>& x,
+void multiply_all(const PackedKernels& k, Pool& pool, const std::vector<const PackedWeight*>& weights, const Array<const float>& x,
               const std::vector<Array<float>>& outputs, const std::string& mode_name) {
   const Mode mode = named(kModes, mode_name, "mode");
   require(!weights.empty() && weights.size() == outputs.size(), "every weight has an output");
@@ -105,11 +96,11 @@ void multiply(const PackedKernels& k, Pool& pool, const std::vector<const Packed
     require_sizes(x.size(), w.columns, "x");
     require_sizes(outputs[i].size(), w.rows, "an output");
     require_aligned(outputs[i]);
-    linears.add(w, outputs[i].data());
+    linears.add(w, nullptr, outputs[i].data(), w.rows);
   }
   const Running running;
   ActivationBuffer buffer(linears.padded());
-  linears.run(pool, x.data(), x.size(), buffer);
+  linears.run(pool, x.data(), 1, buffer);
 }
 
 // Pieces of this size are what `Linears` gives to a thread at a time.
@@ -156,7 +147,7 @@ void bind_products(nb::module_& m) {
   nb::class_<PackedKernels>(m, "PackedKernels")
       .def_prop_ro("isa", [](const PackedKernels& k) { return k.isa; })
       .def("interleave", &interleave, "codes"_a.noconvert(), nb::kw_only(), "padded"_a, "bits"_a, "flip"_a, "lines"_a.noconvert())
-      .def("multiply", &multiply, "pool"_a, "weights"_a, "x"_a.noconvert(), "outputs"_a.noconvert(), "mode"_a)
+      .def("multiply", &multiply_all, "pool"_a, "weights"_a, "x"_a.noconvert(), "outputs"_a.noconvert(), "mode"_a)
       .def("read", &read, "pool"_a, "memory"_a.noconvert());
 
   m.def("packed_isas", [] {

@@ -208,6 +208,56 @@ class PackedKernels:
     # Reads `memory`, a multiple of 256 KiB, and forgets it.
     def read(self, pool: Pool, memory: NDArray[np.uint8]) -> None: ...
 
+# One layer of a `Decoder`: linears and biases are those of q, k, v, o, gate, up, down; window 0 looks back to the
+# beginning.
+@final
+class DecoderLayer:
+    def __init__(
+        self,
+        *,
+        input_norm: NDArray[np.float32],
+        mlp_norm: NDArray[np.float32],
+        q_norm: NDArray[np.float32] | None,
+        k_norm: NDArray[np.float32] | None,
+        linears: Sequence[PackedWeight],
+        biases: Sequence[NDArray[np.float32] | None],
+        window: int,
+    ) -> None: ...
+
+# A decoder of the Llama family (native/decoder.h). `head` may be the embedding.
+@final
+class Decoder:
+    def __init__(
+        self,
+        kernels: PackedKernels,
+        *,
+        mode: str,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        intermediate: int,
+        vocabulary: int,
+        eps: float,
+        frequencies: NDArray[np.float32],
+        embedding: PackedWeight,
+        layers: list[DecoderLayer],
+        norm: NDArray[np.float32],
+        head: PackedWeight,
+    ) -> None: ...
+    # The tokens at `position` and on; `logits` [n, vocabulary] are those of the last n of them. Keys and values are the
+    # bits of halves, of [layers, kv_heads, positions, head_dim].
+    def step(
+        self,
+        pool: Pool,
+        tokens: NDArray[np.int64],
+        *,
+        position: int,
+        keys: NDArray[np.uint16],
+        values: NDArray[np.uint16],
+        logits: NDArray[np.float32],
+    ) -> None: ...
+
 # The instruction sets for packed weights that this machine runs, the best first.
 def packed_isas() -> list[str]: ...
 

@@ -3,40 +3,44 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halve.errors import UnsupportedError
-from halve.runtime.kv_cache import KvCache
+from halve.runtime.kv_cache import Context
 from halve.runtime.sample import Sampler, Sampling
 from halve.runtime.text import Streamed, Tokenizer, beginning_of, first_of
 
+C = TypeVar("C", bound=Context)
+C_contra = TypeVar("C_contra", bound=Context, contravariant=True)
 Why = Literal["end", "stop", "length", "context", "interrupted"]
 
 
-class Decoder(Protocol):
+class Decoder(Protocol[C_contra]):
     """What generating needs of a model."""
 
     context: int
+    engine: str
 
-    def logits(self, tokens: NDArray[np.int64], cache: KvCache | None = None, *, start: int = 0) -> NDArray[np.float32]:
+    def logits(
+        self, tokens: NDArray[np.int64], cache: C_contra | None = None, *, start: int = 0
+    ) -> NDArray[np.float32]:
         """Logits after each token from ``start`` on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """How a generation went. Speeds are those of the reference path: float32 in numpy, meant to be right, not fast."""
-
-    path: ClassVar[str] = "reference path"
+    """How a generation went, and what computed it. The reference path is float32 in numpy: right, not fast."""
 
     prompt_tokens: int
     cached_tokens: int  # of the prompt: computed before, and not again
     new_tokens: int
     prompt_seconds: float
     seconds: float  # after the first new token
+    path: str  # what computed it
     stopped: Why  # end token, stop text, max_tokens, end of the context, or the caller left off
 
     @property
@@ -61,7 +65,6 @@ class Statistics:
             **asdict(self),
             "prompt_tokens_per_s": self.prompt_tokens_per_s,
             "tokens_per_s": self.tokens_per_s,
-            "path": self.path,
         }
 
 
@@ -89,7 +92,7 @@ class Stream:
 
     def __init__(
         self,
-        model: Decoder,
+        model: Decoder[C],
         tokenizer: Tokenizer,
         prompt: NDArray[np.int64],
         *,
@@ -97,11 +100,11 @@ class Stream:
         sampling: Sampling,
         max_tokens: int,
         stop: Sequence[str],
-        cache: KvCache,
+        cache: C,
     ) -> None:
         if not len(prompt):
             raise UnsupportedError("the prompt has no tokens", hint="say something")
-        self._model = model
+        self._model: Decoder[Any] = model
         self._prompt = prompt
         self._ends = ends
         self._sampler = Sampler(sampling)
@@ -129,6 +132,7 @@ class Stream:
             new_tokens=len(self._tokens),
             prompt_seconds=self._prompt_seconds,
             seconds=self._seconds,
+            path=self._model.engine,
             stopped=self._stopped,
         )
         return Generated(self._text, tuple(self._tokens), statistics)

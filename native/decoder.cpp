@@ -1,0 +1,128 @@
+#include "decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace halve {
+namespace {
+
+size_t widest(const std::vector<Layer>& layers, const Weight& head) {
+  size_t padded = head.padded();
+  for (const Layer& layer : layers)
+    for (const Linear& linear : {layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down})
+      padded = std::max(padded, linear.weight->padded());
+  return padded;
+}
+
+}  // namespace
+
+Decoder::Decoder(const PackedKernels& kernels, Mode mode, const Geometry& geometry, std::vector<float> frequencies,
+                 const Weight& embedding, std::vector<Layer> layers, const float* norm, const Weight& head)
+    : kernels_(kernels),
+      mode_(mode),
+      geometry_(geometry),
+      frequencies_(std::move(frequencies)),
+      embedding_(embedding),
+      layers_(std::move(layers)),
+      norm_(norm),
+      head_(head),
+      buffer_(widest(layers_, head)) {}
+
+void Decoder::make_room(size_t count) {
+  if (count <= room_) return;
+  const Geometry& g = geometry_;
+  const size_t queries = g.heads * g.head_dim, keys = g.kv_heads * g.head_dim;
+  for (std::vector<float>* of_hidden : {&x_, &normed_, &added_}) of_hidden->resize(count * g.hidden);
+  for (std::vector<float>* of_queries : {&q_, &attended_}) of_queries->resize(count * queries);
+  for (std::vector<float>* of_keys : {&k_, &v_}) of_keys->resize(count * keys);
+  for (std::vector<float>* of_mlp : {&gates_, &up_}) of_mlp->resize(count * g.intermediate);
+  for (std::vector<float>* angles : {&cosines_, &sines_}) angles->resize(count * g.head_dim / 2);
+  products_.clear();
+  for (const Layer& layer : layers_) {
+    Products& p = products_.emplace_back();
+    p.qkv = p.o = p.gate_up = p.down = Linears(kernels_, mode_);
+    p.qkv.add(*layer.q.weight, layer.q.bias, q_.data(), queries);
+    p.qkv.add(*layer.k.weight, layer.k.bias, k_.data(), keys);
+    p.qkv.add(*layer.v.weight, layer.v.bias, v_.data(), keys);
+    p.o.add(*layer.o.weight, layer.o.bias, added_.data(), g.hidden);
+    p.gate_up.add(*layer.gate.weight, layer.gate.bias, gates_.data(), g.intermediate);
+    p.gate_up.add(*layer.up.weight, layer.up.bias, up_.data(), g.intermediate);
+    p.down.add(*layer.down.weight, layer.down.bias, added_.data(), g.hidden);
+  }
+  room_ = count;
+}
+
+void Decoder::step(Pool& pool, const int64_t* tokens, size_t count, size_t position, size_t start, const Cache& cache,
+                   float* logits) {
+  make_room(count);
+  const Geometry& g = geometry_;
+  const size_t half = g.head_dim / 2;
+  for (size_t t = 0; t < count; ++t) {
+    kernels_.row(embedding_, static_cast<size_t>(tokens[t]), x_.data() + t * g.hidden);
+    for (size_t j = 0; j < half; ++j) {
+      const float angle = static_cast<float>(position + t) * frequencies_[j];
+      cosines_[t * half + j] = std::cos(angle);
+      sines_[t * half + j] = std::sin(angle);
+    }
+  }
+  const auto normalize = [&](const float* weight, size_t first) {
+    for (size_t t = first; t < count; ++t)
+      kernels_.normalize(x_.data() + t * g.hidden, weight, g.hidden, g.eps, normed_.data() + t * g.hidden);
+  };
+  for (size_t index = 0; index < layers_.size(); ++index) {
+    const Layer& layer = layers_[index];
+    const Products& products = products_[index];
+    normalize(layer.input_norm, 0);
+    products.qkv.run(pool, normed_.data(), count, buffer_);
+    attend(pool, layer, index, count, position, cache);
+    products.o.run(pool, attended_.data(), count, buffer_);
+    add(x_.data(), added_.data(), count * g.hidden);
+    normalize(layer.mlp_norm, 0);
+    products.gate_up.run(pool, normed_.data(), count, buffer_);
+    kernels_.gate(gates_.data(), up_.data(), count * g.intermediate);
+    products.down.run(pool, gates_.data(), count, buffer_);
+    add(x_.data(), added_.data(), count * g.hidden);
+  }
+  if (start >= count) return;
+  normalize(norm_, start);
+  Linears head(kernels_, mode_);
+  head.add(head_, nullptr, logits, g.vocabulary);
+  head.run(pool, normed_.data() + start * g.hidden, count - start, buffer_);
+}
+
+void Decoder::attend(Pool& pool, const Layer& layer, size_t index, size_t count, size_t position, const Cache& cache) {
+  const Geometry& g = geometry_;
+  const size_t half = g.head_dim / 2, group = g.heads / g.kv_heads, of_head = cache.capacity * g.head_dim;
+  const float scale = 1 / std::sqrt(static_cast<float>(g.head_dim));
+  const Attention longest{nullptr, nullptr, g.head_dim, 0, position + count};
+  scores_.resize(g.kv_heads * longest.scores());
+  // A head of keys, and the queries that see it.
+  pool.run(g.kv_heads, [&](size_t head) {
+    uint16_t* keys = cache.keys + (index * g.kv_heads + head) * of_head;
+    uint16_t* values = cache.values + (index * g.kv_heads + head) * of_head;
+    for (size_t t = 0; t < count; ++t) {
+      const float* cosines = cosines_.data() + t * half;
+      const float* sines = sines_.data() + t * half;
+      const auto turn = [&](float* vector, const float* norm, float factor) {
+        if (norm != nullptr) kernels_.normalize(vector, norm, g.head_dim, g.eps, vector);
+        kernels_.rotate(vector, cosines, sines, half, factor);
+      };
+      float* key = k_.data() + (t * g.kv_heads + head) * g.head_dim;
+      float* queries = q_.data() + (t * g.heads + head * group) * g.head_dim;
+      turn(key, layer.k_norm, 1);
+      for (size_t i = 0; i < group; ++i) turn(queries + i * g.head_dim, layer.q_norm, scale);
+      kernels_.remember(key, v_.data() + (t * g.kv_heads + head) * g.head_dim, g.head_dim, position + t, keys, values);
+      const size_t last = position + t + 1;
+      const size_t first = layer.window != 0 && last > layer.window ? last - layer.window : 0;
+      kernels_.attend({keys, values, g.head_dim, first, last}, queries, group, scores_.data() + head * longest.scores(),
+                      attended_.data() + (t * g.heads + head * group) * g.head_dim);
+    }
+  });
+}
+
+void Decoder::add(float* x, const float* y, size_t count) const {
+  for (size_t i = 0; i < count; ++i) x[i] += y[i];
+}
+
+}  // namespace halve

@@ -1,0 +1,83 @@
+// A decoder of the Llama family: one call a step, from tokens to logits. halve.runtime.families.llama is the reference.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "linear.h"
+#include "packed.h"
+#include "threads.h"
+
+namespace halve {
+
+struct Geometry {
+  size_t hidden;
+  size_t heads;
+  size_t kv_heads;
+  size_t head_dim;  // a multiple of 16
+  size_t intermediate;
+  size_t vocabulary;
+  float eps;
+};
+
+struct Linear {
+  const Weight* weight;
+  const float* bias;  // null: none
+};
+
+struct Layer {
+  const float* input_norm;
+  Linear q, k, v;
+  const float* q_norm;  // of each head; null: none
+  const float* k_norm;
+  Linear o;
+  const float* mlp_norm;
+  Linear gate, up, down;
+  size_t window;  // positions that a query sees, its own included; 0: all before it
+};
+
+// Keys and values of one sequence, [layer][kv_head] in the order of native/transformer.inc.
+struct Cache {
+  uint16_t* keys;
+  uint16_t* values;
+  size_t capacity;  // positions, a multiple of 16
+};
+
+class Decoder {
+ public:
+  // Weights and arrays are not copied.
+  Decoder(const PackedKernels& kernels, Mode mode, const Geometry& geometry, std::vector<float> frequencies,
+          const Weight& embedding, std::vector<Layer> layers, const float* norm, const Weight& head);
+
+  const Geometry& geometry() const { return geometry_; }
+  size_t layers() const { return layers_.size(); }
+
+  // The tokens at positions `position` and on. Logits of all but the first `start` of them go to `logits`.
+  void step(Pool& pool, const int64_t* tokens, size_t count, size_t position, size_t start, const Cache& cache,
+            float* logits);
+
+ private:
+  // The products of one layer, in the order in which they run.
+  struct Products {
+    Linears qkv, o, gate_up, down;
+  };
+
+  void make_room(size_t count);
+  void attend(Pool& pool, const Layer& layer, size_t index, size_t count, size_t position, const Cache& cache);
+  void add(float* x, const float* y, size_t count) const;
+
+  const PackedKernels& kernels_;
+  const Mode mode_;
+  const Geometry geometry_;
+  const std::vector<float> frequencies_;  // radians a position, [head_dim / 2]
+  const Weight& embedding_;
+  const std::vector<Layer> layers_;
+  const float* norm_;
+  const Weight& head_;
+
+  size_t room_ = 0;  // tokens that the buffers below hold
+  std::vector<Products> products_;
+  std::vector<float> x_, normed_, q_, k_, v_, attended_, added_, gates_, up_, cosines_, sines_, scores_;
+  ActivationBuffer buffer_;
+};
+
+}  // namespace halve

@@ -1,0 +1,156 @@
+// The Python border of native/decoder.h: halve.runtime.packed.decoder.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "border.h"
+#include "decoder.h"
+#include "packed_weight.h"
+
+namespace halve {
+namespace {
+
+using Floats = Array<const float>;
+using MaybeFloats = std::optional<Floats>;
+
+const float* numbers(const MaybeFloats& array, size_t size, const char* name) {
+  if (!array.has_value()) return nullptr;
+  require_sizes(array->size(), size, name);
+  require_aligned(*array);
+  return array->data();
+}
+
+const Weight& weight_of(const nb::handle& object, size_t rows, size_t columns, const char* name) {
+  const Weight& w = nb::cast<const PackedWeight&>(object).weight;
+  require(w.rows == rows && w.columns == columns,
+          std::string(name) + " is [" + std::to_string(w.rows) + ", " + std::to_string(w.columns) + "], not [" +
+              std::to_string(rows) + ", " + std::to_string(columns) + "]");
+  return w;
+}
+
+struct PythonLayer {
+  Floats input_norm, mlp_norm;
+  MaybeFloats q_norm, k_norm;
+  std::vector<nb::object> linears;  // q, k, v, o, gate, up, down
+  std::vector<MaybeFloats> biases;
+  size_t window;
+};
+
+constexpr const char* kLinears[] = {"q", "k", "v", "o", "gate", "up", "down"};
+constexpr size_t kLinearCount = std::size(kLinears);
+
+Layer layer_of(const PythonLayer& from, const Geometry& g) {
+  require(from.linears.size() == kLinearCount && from.biases.size() == kLinearCount, "a layer has 7 linears");
+  const size_t queries = g.heads * g.head_dim, keys = g.kv_heads * g.head_dim;
+  const size_t rows[] = {queries, keys, keys, g.hidden, g.intermediate, g.intermediate, g.hidden};
+  const size_t columns[] = {g.hidden, g.hidden, g.hidden, queries, g.hidden, g.hidden, g.intermediate};
+  Linear linears[kLinearCount];
+  for (size_t i = 0; i < kLinearCount; ++i)
+    linears[i] = {&weight_of(from.linears[i], rows[i], columns[i], kLinears[i]),
+                  numbers(from.biases[i], rows[i], "a bias")};
+  Layer layer{};
+  layer.input_norm = numbers(from.input_norm, g.hidden, "a norm");
+  layer.mlp_norm = numbers(from.mlp_norm, g.hidden, "a norm");
+  layer.q_norm = numbers(from.q_norm, g.head_dim, "a norm of heads");
+  layer.k_norm = numbers(from.k_norm, g.head_dim, "a norm of heads");
+  layer.q = linears[0];
+  layer.k = linears[1];
+  layer.v = linears[2];
+  layer.o = linears[3];
+  layer.gate = linears[4];
+  layer.up = linears[5];
+  layer.down = linears[6];
+  layer.window = from.window;
+  return layer;
+}
+
+class PythonDecoder {
+ public:
+  PythonDecoder(const PackedKernels& kernels, const std::string& mode, const Geometry& g, const Floats& frequencies,
+                nb::object embedding, const nb::list& layers, Floats norm, nb::object head)
+      : embedding_(std::move(embedding)), layers_(layers), norm_(std::move(norm)), head_(std::move(head)) {
+    require(g.hidden > 0 && g.heads > 0 && g.kv_heads > 0 && g.intermediate > 0 && g.vocabulary > 0, "a size is zero");
+    require(g.heads % g.kv_heads == 0, "query heads are a multiple of key heads");
+    require(g.head_dim > 0 && g.head_dim % 16 == 0, "heads have a multiple of 16 components");
+    require_sizes(frequencies.size(), g.head_dim / 2, "frequencies");
+    require_aligned(frequencies);
+    std::vector<Layer> native;
+    for (const nb::handle layer : layers_) native.push_back(layer_of(nb::cast<const PythonLayer&>(layer), g));
+    decoder_ = std::make_unique<Decoder>(
+        kernels, named(kModes, mode, "mode"), g,
+        std::vector<float>(frequencies.data(), frequencies.data() + frequencies.size()),
+        weight_of(embedding_, g.vocabulary, g.hidden, "embedding"), std::move(native),
+        numbers(norm_, g.hidden, "a norm"), weight_of(head_, g.vocabulary, g.hidden, "head"));
+  }
+
+  void step(Pool& pool, const Array<const int64_t>& tokens, size_t position, const Array<uint16_t>& keys,
+            const Array<uint16_t>& values, const Array<float>& logits) {
+    const Geometry& g = decoder_->geometry();
+    const size_t of_position = decoder_->layers() * g.kv_heads * g.head_dim;
+    require(tokens.size() > 0, "there are no tokens");
+    require_aligned(tokens);
+    for (size_t i = 0; i < tokens.size(); ++i)
+      require(tokens.data()[i] >= 0 && static_cast<size_t>(tokens.data()[i]) < g.vocabulary,
+              "a token is outside the vocabulary");
+    const size_t capacity = of_position == 0 ? keys.size() : keys.size() / of_position;
+    require(keys.size() == capacity * of_position && capacity % 16 == 0, "the cache is of another shape");
+    require_sizes(values.size(), keys.size(), "values");
+    require(position <= capacity && tokens.size() <= capacity - position, "the cache is too short");
+    require_aligned(keys);
+    require_aligned(values);
+    require_aligned(logits);
+    const size_t wanted = logits.size() / g.vocabulary;
+    require(logits.size() == wanted * g.vocabulary && wanted <= tokens.size(), "logits are of another shape");
+    const Running running;
+    decoder_->step(pool, tokens.data(), tokens.size(), position, tokens.size() - wanted,
+                   {keys.data(), values.data(), capacity}, logits.data());
+  }
+
+ private:
+  nb::object embedding_;
+  nb::list layers_;
+  Floats norm_;
+  nb::object head_;
+  std::unique_ptr<Decoder> decoder_;
+};
+
+}  // namespace
+
+void bind_runtime(nb::module_& m) {
+  using namespace nb::literals;
+
+  nb::class_<PythonLayer>(m, "DecoderLayer")
+      .def(
+          "__init__",
+          [](PythonLayer* self, Floats input_norm, Floats mlp_norm, MaybeFloats q_norm, MaybeFloats k_norm,
+             std::vector<nb::object> linears, std::vector<MaybeFloats> biases, size_t window) {
+            new (self) PythonLayer{std::move(input_norm), std::move(mlp_norm), std::move(q_norm), std::move(k_norm),
+                                   std::move(linears),    std::move(biases),   window};
+          },
+          nb::kw_only(), "input_norm"_a.noconvert(), "mlp_norm"_a.noconvert(), "q_norm"_a.noconvert().none(),
+          "k_norm"_a.noconvert().none(), "linears"_a, "biases"_a.noconvert(), "window"_a);
+
+  nb::class_<PythonDecoder>(m, "Decoder")
+      .def(
+          "__init__",
+          [](PythonDecoder* self, const PackedKernels& kernels, const std::string& mode, size_t hidden, size_t heads,
+             size_t kv_heads, size_t head_dim, size_t intermediate, size_t vocabulary, float eps,
+             const Floats& frequencies, nb::object embedding, const nb::list& layers, Floats norm, nb::object head) {
+            new (self) PythonDecoder(kernels, mode,
+                                     {hidden, heads, kv_heads, head_dim, intermediate, vocabulary, eps}, frequencies,
+                                     std::move(embedding), layers, std::move(norm), std::move(head));
+          },
+          "kernels"_a, nb::kw_only(), "mode"_a, "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "intermediate"_a,
+          "vocabulary"_a, "eps"_a, "frequencies"_a.noconvert(), "embedding"_a, "layers"_a, "norm"_a.noconvert(),
+          "head"_a)
+      .def("step", &PythonDecoder::step, "pool"_a, "tokens"_a.noconvert(), nb::kw_only(), "position"_a,
+           "keys"_a.noconvert(), "values"_a.noconvert(), "logits"_a.noconvert());
+}
+
+}  // namespace halve

@@ -1,0 +1,97 @@
+"""From any checkpoint that halve opens to a packed model."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from halve.checkpoint.base import FLOATS, read_array
+from halve.checkpoint.source import open_checkpoint
+from halve.codecs import dispatch
+from halve.codecs.reference import Codes, code_dtype
+from halve.errors import CheckpointError, FormatError
+from halve.models.decoder import Decoder
+from halve.runtime.load import BAND_ROWS, Loader
+from halve.runtime.packed import kernels
+from halve.runtime.packed.arena import Arena
+from halve.runtime.packed.kernels import Mode
+from halve.runtime.packed.model import Array, PackedModel, check
+from halve.runtime.packed.weight import Weight
+from halve.schemes.qtensor import QTensor
+from halve.schemes.table import Block
+
+_BAND_ELEMENTS = 1 << 20
+
+
+def load(path: str | Path, *, mode: Mode = "bf16", threads: int | None = None) -> PackedModel:
+    """Open a folder, a ``.gguf`` file or ``org/name[@revision]``, and pack its weights as they are stored.
+
+    ``mode`` is in what activations are multiplied, ``threads`` how many threads compute (None: one for each core).
+    Raises what `halve.load` raises, and UnsupportedError where there is no native module, for more threads than cores
+    and for models that native code cannot compute.
+    """
+    pool = kernels.pool(threads)
+    checkpoint = open_checkpoint(path)
+    try:
+        packer = _Packer(Loader(checkpoint))
+        packer.read(pool.threads)
+        return PackedModel(
+            checkpoint.path, checkpoint.config, weights=packer.weights, vectors=packer.vectors, pool=pool, mode=mode
+        )
+    finally:
+        checkpoint.close()
+
+
+class _Packer:
+    """Reads every tensor of a checkpoint: matrices in bands of rows, packed as they come, into one arena."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._checkpoint = loader.checkpoint
+        geometry = Decoder.from_config(self._checkpoint.config, name=str(self._checkpoint.path)).geometry
+        check(geometry)
+        shapes = {parameter.name: parameter.shape for parameter in geometry.parameters}
+        matrices = {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
+        blocks = {name: self._block(name) for name in matrices}
+        arena = Arena(sum(Weight.nbytes(blocks[name], *shape) for name, shape in matrices.items()))
+        self.weights = {name: Weight(blocks[name], *shape, arena) for name, shape in matrices.items()}
+        self.vectors: dict[str, Array] = dict.fromkeys(shapes.keys() - matrices.keys(), np.empty(0, np.float32))
+
+    def read(self, threads: int) -> None:
+        """Fill weights and vectors, the largest first."""
+        for name in self.vectors:
+            self.vectors[name] = self._vector(name)
+        names = sorted(self.weights, key=lambda name: -self.weights[name].rows * self.weights[name].columns)
+        with ThreadPoolExecutor(min(threads, os.cpu_count() or 1), thread_name_prefix="halve") as pool:
+            for _ in pool.map(self._fill, names):
+                pass  # raises what a thread raised
+
+    def _block(self, name: str) -> Block:
+        stored = self._loader.stored.get(name)
+        if stored is not None:
+            return stored.block
+        return Block(element=FLOATS[self._checkpoint.tensors[name].dtype], scale=None)
+
+    def _vector(self, name: str) -> Array:
+        info = self._checkpoint.tensors[name]
+        fmt = Block(element=FLOATS[info.dtype], scale=None).element_format
+        bits = read_array(self._checkpoint, name, 0, info.shape[0]).view(code_dtype(fmt))
+        return dispatch.plain(dispatch.decode(fmt, bits))
+
+    def _fill(self, name: str) -> None:
+        weight = self.weights[name]
+        step = max(_BAND_ELEMENTS // weight.columns // BAND_ROWS, 1) * BAND_ROWS
+        try:
+            for start in range(0, weight.rows, step):
+                weight.fill(start, self._band(name, start, min(start + step, weight.rows)))
+        except FormatError as error:
+            raise CheckpointError(f"{self._checkpoint.path}: {name}: {error}", hint=error.hint) from None
+
+    def _band(self, name: str, start: int, stop: int) -> QTensor:
+        stored = self._loader.stored.get(name)
+        if stored is not None:
+            return self._loader.layout.read(self._checkpoint, stored, start, stop)
+        block = self.weights[name].block
+        bits: Codes = read_array(self._checkpoint, name, start, stop).view(code_dtype(block.element_format))
+        return QTensor(block, bits, np.empty((stop - start, 0), np.float32))

@@ -1,0 +1,120 @@
+"""A decoder of packed weights: one native call from tokens to logits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halve.errors import CheckpointError, UnsupportedError
+from halve.models.decoder import EMBEDDING, NORM, Decoder
+from halve.models.geometry import Geometry
+from halve.models.linear import OUTPUT_HEAD
+from halve.runtime.language_model import LanguageModel
+from halve.runtime.packed import kernels
+from halve.runtime.packed.cache import PackedCache
+from halve.runtime.packed.kernels import Mode
+from halve.runtime.packed.weight import Weight
+
+if TYPE_CHECKING:
+    from halve._native import DecoderLayer, PackedWeight, Pool
+
+Array = NDArray[np.float32]
+HEAD_DIM = 16  # heads have a multiple of as many components
+
+_LINEARS = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+
+
+class PackedModel(LanguageModel[PackedCache]):
+    """Computed from ``weights`` (2-D) and ``vectors`` (1-D) by tensor name; `load` reads them.
+
+    ``mode`` is in what activations are multiplied; `halve.runtime.packed.product` says what that means. ``nbytes`` are
+    the weights that decoding a token reads. Raises UnsupportedError for a decoder that native code cannot compute.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        *,
+        weights: Mapping[str, Weight],
+        vectors: Mapping[str, Array],
+        pool: "Pool",
+        mode: Mode,
+    ) -> None:
+        decoder = Decoder.from_config(config, name=str(path))
+        self.geometry: Geometry = decoder.geometry
+        super().__init__(path, config, vocabulary=self.geometry.vocab, context=decoder.context)
+        check(self.geometry)
+        native = kernels.kernels()
+        threads = f"{pool.threads} thread{'s' if pool.threads > 1 else ''}"
+        self.engine = f"packed path ({native.isa}, {mode} activations, {threads})"
+        self._pool = pool
+        packed = {name: weight.native() for name, weight in weights.items()}
+        head = packed[f"{EMBEDDING if self.geometry.tied else OUTPUT_HEAD}.weight"]
+        self.nbytes = sum(
+            weight.nbytes(weight.block, weight.rows, weight.columns)
+            for name, weight in weights.items()
+            if self.geometry.tied or name != f"{EMBEDDING}.weight"
+        )
+        self._decoder = kernels.native.Decoder(
+            native,
+            mode=mode,
+            hidden=self.geometry.hidden,
+            heads=self.geometry.heads,
+            kv_heads=self.geometry.kv_heads,
+            head_dim=self.geometry.head_dim,
+            intermediate=self.geometry.intermediate,
+            vocabulary=self.geometry.vocab,
+            eps=decoder.eps,
+            frequencies=decoder.frequencies,
+            embedding=packed[f"{EMBEDDING}.weight"],
+            layers=[_layer(f"model.layers.{i}", packed, vectors, window) for i, window in enumerate(decoder.windows)],
+            norm=vectors[f"{NORM}.weight"],
+            head=head,
+        )
+
+    def new_cache(self) -> PackedCache:
+        """An empty cache for this model."""
+        geometry = self.geometry
+        return PackedCache(geometry.layers, geometry.kv_heads, geometry.head_dim, self.context)
+
+    def _forward(self, tokens: NDArray[np.int64], cache: PackedCache | None, start: int) -> Array:
+        used = self.new_cache() if cache is None else cache
+        used.reserve(len(tokens))
+        logits = np.empty((max(len(tokens) - start, 0), self.vocabulary), np.float32)
+        self._decoder.step(self._pool, tokens, position=len(used), keys=used.keys, values=used.values, logits=logits)
+        if not np.isfinite(logits).all():
+            raise CheckpointError(
+                f"{self.path}: the logits are not finite",
+                hint="`halve run --reference` names the first layer where that is so; `halve verify` finds damage",
+            )
+        return logits
+
+
+def check(geometry: Geometry) -> None:
+    """Raise UnsupportedError where native code cannot compute a decoder of this shape."""
+    if geometry.head_dim % HEAD_DIM or geometry.heads % geometry.kv_heads:
+        raise UnsupportedError(
+            f"{geometry.name}: packed models have heads of multiples of {HEAD_DIM} components; these have "
+            f"{geometry.head_dim}",
+            hint="the reference path runs it: --reference",
+        )
+
+
+def _layer(
+    name: str, weights: "Mapping[str, PackedWeight]", vectors: Mapping[str, Array], window: int | None
+) -> "DecoderLayer":
+    return kernels.native.DecoderLayer(
+        input_norm=vectors[f"{name}.input_layernorm.weight"],
+        mlp_norm=vectors[f"{name}.post_attention_layernorm.weight"],
+        q_norm=vectors.get(f"{name}.self_attn.q_norm.weight"),
+        k_norm=vectors.get(f"{name}.self_attn.k_norm.weight"),
+        linears=[weights[f"{name}.{linear}.weight"] for linear in _LINEARS],
+        biases=[vectors.get(f"{name}.{linear}.bias") for linear in _LINEARS],
+        window=window or 0,
+    )
