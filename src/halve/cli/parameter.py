@@ -12,6 +12,8 @@ from halve.errors import UnknownNameError
 
 _UNITS = {"": 1} | {f"{p}{i}b": (1024 if i else 1000) ** (k + 1) for k, p in enumerate("kmgt") for i in ("", "i")}
 
+ACTIVATIONS = ("exact", "bf16", "int8")  # halve.runtime.packed.kernels, without numpy
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
@@ -112,6 +114,21 @@ class Tokens(click.ParamType):  # type: ignore[type-arg]
         if not found or not int(found[1]):
             self.fail(f"{value!r} is not a number of tokens: write 4096 or 32k", param, ctx)
         return int(found[1]) * {"": 1, "k": 1024, "m": 1 << 20}[found[2]]
+
+
+class Counts(click.ParamType):  # type: ignore[type-arg]
+    """Whole numbers above zero between commas: ``1,2,4``."""
+
+    name = "counts"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(re.fullmatch(r"\s*0*[1-9]\d{0,5}\s*", part) for part in parts):
+            self.fail(f"{value!r} is no list of numbers: write 1,2", param, ctx)
+        return tuple(map(int, parts))
 
 
 def _formats() -> Iterable[str]:

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from halve.cli.parameter import json_option
+from halve.cli.parameter import ACTIVATIONS, json_option
 
 if TYPE_CHECKING:
     from halve.runtime.generate import Generated, Stream
-    from halve.runtime.model import Model
+    from halve.runtime.language_model import LanguageModel
+    from halve.runtime.packed.kernels import Mode
 
 
 @click.command()
@@ -25,14 +26,32 @@ if TYPE_CHECKING:
 )
 @click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Draw from so many; 0: all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same draws.")
+@click.option(
+    "--act", type=click.Choice(ACTIVATIONS), default="bf16", show_default=True, help="How activations multiply."
+)
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads that compute.  [default: all cores]")
+@click.option("--reference", is_flag=True, help="Float32 in numpy: right, not fast.")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it stands, without the chat template.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, /, *, path: str, prompt: str | None, as_json: bool, raw: bool, **options: Any) -> None:
+def command(
+    ctx: click.Context,
+    /,
+    *,
+    path: str,
+    prompt: str | None,
+    act: "Mode",
+    threads: int | None,
+    reference: bool,
+    as_json: bool,
+    raw: bool,
+    **options: Any,
+) -> None:
     """Talk to the model PATH: a folder, a GGUF file, or org/name; dense or quantized.
 
-    With PROMPT, print the answer and exit. Without, chat: Ctrl-C stops an answer, Ctrl-D leaves. Weights are
-    dequantized to float32 and run by the reference path, which is meant to be right, not fast.
+    With PROMPT, print the answer and exit. Without, chat: Ctrl-C stops an answer, Ctrl-D leaves. Weights stay in the
+    precision in which they are stored, and multiply activations in bf16 (--act bf16), int8 or float32 (exact). Where
+    native code does not know the model, and with --reference, weights are dequantized to float32 and run in numpy.
 
     \b
     halve run halve-demo/nvfp4a16 "Why is the sky blue?"
@@ -40,9 +59,10 @@ def command(ctx: click.Context, /, *, path: str, prompt: str | None, as_json: bo
     if prompt is None and as_json:
         raise click.UsageError("--json needs PROMPT", ctx)
     from halve.runtime.load import load
+    from halve.runtime.packed.load import load_quickest
 
     options["chat"] = not raw
-    model = load(path)
+    model = load(path, threads=threads) if reference else load_quickest(path, mode=act, threads=threads)
     if prompt is None:
         _chat(model, options)
         return
@@ -60,7 +80,7 @@ def command(ctx: click.Context, /, *, path: str, prompt: str | None, as_json: bo
         _tell(stream.result)
 
 
-def _chat(model: "Model", options: dict[str, Any]) -> None:
+def _chat(model: "LanguageModel[Any]", options: dict[str, Any]) -> None:
     """Questions and answers until the input ends. The cache keeps what has been read, so a turn costs only itself."""
     from halve.errors import HalveError
 

@@ -10,9 +10,11 @@ from halve.checkpoint.base import FLOATS, read_array
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs import dispatch
 from halve.codecs.reference import Codes, code_dtype
-from halve.errors import CheckpointError, FormatError
+from halve.errors import CheckpointError, FormatError, UnsupportedError
 from halve.models.decoder import Decoder
 from halve.runtime.load import BAND_ROWS, Loader
+from halve.runtime.load import load as load_reference
+from halve.runtime.model import Model
 from halve.runtime.packed import kernels
 from halve.runtime.packed.arena import Arena
 from halve.runtime.packed.kernels import Mode
@@ -41,6 +43,20 @@ def load(path: str | Path, *, mode: Mode = "bf16", threads: int | None = None) -
         )
     finally:
         checkpoint.close()
+
+
+def load_quickest(path: str | Path, *, mode: Mode = "bf16", threads: int | None = None) -> PackedModel | Model:
+    """`load` where native code can compute the model, else the reference path, `halve.load`."""
+    if kernels.native is None:
+        return load_reference(path, threads=threads)
+    checkpoint = open_checkpoint(path)
+    try:
+        check(Decoder.from_config(checkpoint.config, name=str(path)).geometry)
+    except UnsupportedError:
+        return load_reference(path, threads=threads)
+    finally:
+        checkpoint.close()
+    return load(path, mode=mode, threads=threads)
 
 
 class _Packer:

@@ -51,9 +51,8 @@ class PackedModel(LanguageModel[PackedCache]):
         super().__init__(path, config, vocabulary=self.geometry.vocab, context=decoder.context)
         check(self.geometry)
         native = kernels.kernels()
-        threads = f"{pool.threads} thread{'s' if pool.threads > 1 else ''}"
-        self.engine = f"packed path ({native.isa}, {mode} activations, {threads})"
-        self._pool = pool
+        self._mode = mode
+        self.use(pool)
         packed = {name: weight.native() for name, weight in weights.items()}
         head = packed[f"{EMBEDDING if self.geometry.tied else OUTPUT_HEAD}.weight"]
         self.nbytes = sum(
@@ -77,6 +76,12 @@ class PackedModel(LanguageModel[PackedCache]):
             norm=vectors[f"{NORM}.weight"],
             head=head,
         )
+
+    def use(self, pool: "Pool") -> None:
+        """Compute on the threads of ``pool`` from now on."""
+        self._pool = pool
+        threads = f"{pool.threads} thread{'s' if pool.threads > 1 else ''}"
+        self.engine = f"packed path ({kernels.kernels().isa}, {self._mode} activations, {threads})"
 
     def new_cache(self) -> PackedCache:
         """An empty cache for this model."""
