@@ -36,6 +36,7 @@ def test_without_native_kernels_it_says_what_to_install(monkeypatch):
     assert "missing: g++, Python.h; apt install g++ python3-dev; then reinstall halve" in sentence
     found = json.loads(run("--json").stdout)
     assert found["native"] is False
+    assert found["packed_isa"] is None
     assert found["isa_available"] == []
     assert found["missing"] == ["g++", "Python.h"]
 
@@ -56,11 +57,13 @@ def test_json_tells_the_machine(tmp_path):
     if found["native"]:
         assert found["isa"] in found["isa_available"]
         assert found["isa_available"][-1] == "scalar"
+        assert found["packed_isa"].startswith(found["isa"]) or found["packed_isa"] in found["isa_available"]
+    assert found["huge_pages"] in (None, "always", "madvise", "never")
 
 
 def test_text_is_the_same_report():
     text = run().stdout
-    for row in ("native kernels", "processor", "read bandwidth", "cache", "numpy"):
+    for row in ("native kernels", "packed models", "huge pages", "processor", "read bandwidth", "cache", "numpy"):
         assert f"\n{row} " in text
 
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from halve.cli.main import cli
 from halve.runtime.model import Model
-from tiny import llama
+from tiny import llama, speaker
 
 SAYS = "Ha, 世é!"
 
@@ -126,3 +126,17 @@ def test_what_bad_input_gets(talker, change, arguments, code, says):
     assert done.exit_code == code
     assert says in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_packed_weights_are_the_default_where_native_code_knows_the_model(tmp_path):
+    pytest.importorskip("halve._native", reason="packed models need the native module")
+    model = speaker.write(tmp_path / "speaker")
+    arguments = [model, "Numbers", "--raw", "--max-tokens", "5", "--json", "-t", "1"]
+    for act in ("exact", "bf16", "int8"):
+        found = json.loads(halve(*arguments, "--act", act).stdout)
+        assert f"{act} activations, 1 thread" in found["statistics"]["path"]
+        if act == "exact":
+            tokens = found["tokens"]
+    found = json.loads(halve(*arguments, "--reference").stdout)
+    assert found["statistics"]["path"] == "reference path"
+    assert found["tokens"] == tokens

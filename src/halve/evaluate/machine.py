@@ -18,6 +18,7 @@ import halve
 from halve.codecs import dispatch
 from halve.hardware.measure import cores, processor, read_rate, read_size
 from halve.hardware.measure import memory as meminfo
+from halve.runtime.packed import kernels
 
 try:
     from halve import _native as native
@@ -32,6 +33,8 @@ class Machine:
     isa: str  # of the native kernels in use; "python" where there are none
     isa_available: tuple[str, ...]  # those of the native kernels that this processor runs, the best first
     isa_forced: str  # HALVE_ISA
+    packed_isa: str  # of the kernels that packed models run on; empty where there are none
+    huge_pages: str  # whether the system gives them: "always", "madvise" (to who asks, as halve does), "never"
     missing: tuple[str, ...]  # what a build would need: g++, Python.h
     processor: str
     cores: int  # that this process may use
@@ -54,6 +57,8 @@ class Machine:
         yield "native kernels", self.isa if self.isa != "python" else "none (pure Python)"
         forced = f", forced by HALVE_ISA={self.isa_forced}" if self.isa_forced else ""
         yield "instruction sets", ", ".join(self.isa_available) + forced or "-"
+        yield "packed models", f"{self.packed_isa} kernels" if self.packed_isa else "no kernels: the reference path"
+        yield "huge pages", self.huge_pages or "-"
         yield "processor", self.processor
         yield "cores", str(self.cores)
         yield "memory", f"{self.memory / 1e9:.1f} GB, {self.memory_available / 1e9:.1f} GB available"
@@ -75,6 +80,8 @@ class Machine:
             "isa": self.isa,
             "isa_available": list(self.isa_available),
             "isa_forced": self.isa_forced or None,
+            "packed_isa": self.packed_isa or None,
+            "huge_pages": self.huge_pages or None,
             "missing": list(self.missing),
             "processor": self.processor,
             "cores": self.cores,
@@ -106,6 +113,8 @@ def examine(cache: Path) -> Machine:
         isa=dispatch.isa(),
         isa_available=() if native is None else tuple(native.isas()),
         isa_forced=os.environ.get("HALVE_ISA", ""),
+        packed_isa="" if native is None else kernels.kernels().isa,
+        huge_pages=_huge_pages(),
         missing=_missing(),
         processor=processor(),
         cores=cores(),
@@ -125,6 +134,15 @@ def _missing() -> tuple[str, ...]:
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compiler = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
     return tuple(name for name, there in (("g++", compiler), ("Python.h", header.exists())) if not there)
+
+
+def _huge_pages() -> str:
+    try:
+        setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:
+        return ""
+    found = re.search(r"\[(\w+)\]", setting)
+    return found[1] if found else ""
 
 
 def _extras() -> dict[str, dict[str, str | None]]:

@@ -1,11 +1,11 @@
 """The native side: kernels for packed weights, and the threads that share their work."""
 
-import os
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
 from halve.codecs import dispatch
 from halve.errors import UnsupportedError
+from halve.hardware.measure import cores
 
 try:
     from halve import _native as native
@@ -36,11 +36,6 @@ def kernels() -> "PackedKernels":
     require()
     dispatch.kernels()  # which names a HALVE_ISA that cannot be
     return native.packed_kernels()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pool(threads: int | None = None) -> "Pool":

@@ -33,7 +33,8 @@ class PackedModel(LanguageModel[PackedCache]):
     """Computed from ``weights`` (2-D) and ``vectors`` (1-D) by tensor name; `load` reads them.
 
     ``mode`` is in what activations are multiplied; `halve.runtime.packed.product` says what that means. ``nbytes`` are
-    the weights that decoding a token reads. Raises UnsupportedError for a decoder that native code cannot compute.
+    the weights that decoding a token reads, ``blocks`` how each weight is stored. Raises UnsupportedError for a decoder
+    that native code cannot compute.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class PackedModel(LanguageModel[PackedCache]):
         native = kernels.kernels()
         self._mode = mode
         self.use(pool)
+        self.blocks = {name: weight.block for name, weight in weights.items()}
         packed = {name: weight.native() for name, weight in weights.items()}
         head = packed[f"{EMBEDDING if self.geometry.tied else OUTPUT_HEAD}.weight"]
         self.nbytes = sum(

@@ -1,0 +1,201 @@
+"""Packed models against the reference runtime, which is told to round its cache and activations as they do."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+import halve
+from halve.errors import CheckpointError, UnsupportedError
+from halve.runtime.load import load as load_reference
+from halve.runtime.packed import kernels, reference
+from halve.runtime.packed.load import load, load_quickest
+from halve.runtime.packed.model import PackedModel
+from native.test_packed import PACKED_ISAS
+from tiny import llama
+
+# Of logits up to 14: the order of sums, and now and then a half that rounds the other way because of it.
+CLOSE, CLOSE_ON_THE_WHOLE = 5e-2, 1e-3
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "num_hidden_layers": 3}
+SCHEMES_TRIED = ("nvfp4a16", "mxfp4a16", "w4a16", "w4a16_asym", "fp8", "w8a16", "mxfp6_e2m3a16", "bf16", "fp16")
+
+
+@pytest.fixture(autouse=True, params=PACKED_ISAS)
+def isa(request, monkeypatch):
+    native = pytest.importorskip("halve._native", reason="halve was installed without its native module")
+    if request.param not in native.packed_isas():
+        pytest.skip(f"this machine has no {request.param}")
+    chosen = native.packed_kernels(request.param)
+    monkeypatch.setattr(kernels, "kernels", lambda: chosen)
+    return request.param
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    def make(name, **changes):
+        return llama.write_decoder(tmp_path / name, llama.decoder_config(name, **(SIZES | changes)))
+
+    return make
+
+
+def assert_close(ours, expected):
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=CLOSE)
+    assert np.abs(ours - expected).mean() < CLOSE_ON_THE_WHOLE
+
+
+def as_halves(_layer, *arrays):
+    return tuple(array.astype(np.float16).astype(np.float32) for array in arrays)
+
+
+def expected_logits(path, tokens, mode="exact"):
+    """The reference's logits with a cache in FP16, and its linears' inputs rounded as `mode` says."""
+    model = load_reference(path)
+    packed = load(path, mode=mode, threads=1)
+    for name, linear in model.linears.items():
+        block = packed.blocks[f"{name}.weight" if not linear.tied else model.embedding]
+        linear.activation = lambda x, block=block: reference.rounded(block, x, mode).astype(np.float32)
+    return model.logits(tokens, model.new_cache(as_halves))
+
+
+@pytest.mark.parametrize("name", llama.DECODERS)
+def test_logits_are_the_references(checkpoint, name):
+    path = checkpoint(name)
+    model = load(path, mode="exact", threads=1)
+    tokens = llama.decoder_tokens(model.config)
+    assert_close(model.logits(tokens), expected_logits(path, tokens))
+
+
+@pytest.mark.parametrize("mode", ["bf16", "int8"])
+@pytest.mark.parametrize("scheme", SCHEMES_TRIED)
+def test_schemes_and_modes(checkpoint, tmp_path, scheme, mode):
+    """Activations that round the other way shift a logit now and then; on the whole they must be as close as that."""
+    source = checkpoint("llama", hidden_size=128, intermediate_size=256)
+    out = tmp_path / "quantized"
+    halve.quantize(source, out, scheme=scheme)
+    model = load(out, mode=mode, threads=1)
+    tokens = llama.decoder_tokens(model.config)
+    ours, exact = model.logits(tokens), load(out, mode="exact", threads=1).logits(tokens)
+    expected = expected_logits(out, tokens, mode)
+    assert_close(exact, expected_logits(out, tokens))
+    assert np.abs(ours - expected).mean() < 0.5 * np.abs(exact - expected).mean()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("sizes", [[1] * 40, [7, 33], [39, 1], [16, 1, 15, 8]], ids=str)
+def test_steps_give_what_the_whole_gives(checkpoint, name, sizes):
+    model = load(checkpoint(name), mode="exact", threads=1)
+    tokens, cache = llama.decoder_tokens(model.config), model.new_cache()
+    parts = [model.logits(part, cache) for part in np.split(tokens, np.cumsum(sizes)[:-1])]
+    assert_close(np.concatenate(parts), model.logits(tokens))
+    assert cache.tokens == tokens.tolist()
+
+
+def test_threads_change_no_bit(checkpoint):
+    model = load(checkpoint("qwen2"), threads=1)
+    tokens = llama.decoder_tokens(model.config)
+    alone = model.logits(tokens)
+    for threads in (2, 3, 5):
+        model.use(kernels.native.Pool(threads))
+        np.testing.assert_array_equal(model.logits(tokens), alone)
+
+
+def test_long_texts(checkpoint):
+    """The cache grows, tiles of keys begin and end anywhere, windows slide over them."""
+    for name, window in (("llama", None), ("mistral", 100)):
+        path = checkpoint(name, max_position_embeddings=700, **({"sliding_window": window} if window else {}))
+        model = load(path, mode="exact", threads=1)
+        tokens, cache = llama.decoder_tokens(model.config, 600), model.new_cache()
+        parts = [model.logits(part, cache) for part in np.split(tokens, [250, 251, 252, 530, 531])]
+        assert_close(np.concatenate(parts), expected_logits(path, tokens))
+
+
+def test_a_cache_that_forgets(checkpoint):
+    """What is kept of a cache is all that counts, and a text taken up again goes on as if it were new."""
+    model = load(checkpoint("llama"), mode="exact", threads=1)
+    tokens, cache = llama.decoder_tokens(model.config), model.new_cache()
+    model.logits(tokens, cache)
+    assert cache.keep([*tokens[:11], 1 + tokens[11]]) == 11
+    other = np.concatenate([tokens[:11], tokens[::-1][:9]])
+    np.testing.assert_array_equal(model.logits(other[11:], cache), model.logits(other)[11:])
+
+
+def test_start_leaves_out_the_first_logits(checkpoint):
+    model = load(checkpoint("llama"), threads=1)
+    tokens = llama.decoder_tokens(model.config)
+    whole = model.logits(tokens)
+    for start in (0, 17, 39, 40):
+        np.testing.assert_array_equal(model.logits(tokens, start=start), whole[start:])
+
+
+def test_what_a_model_says_of_itself(checkpoint, isa):
+    model = load(checkpoint("llama"), mode="int8", threads=1)
+    assert model.engine == f"packed path ({isa}, int8 activations, 1 thread)"
+    assert model.nbytes > 4 * (model.geometry.count - model.geometry.vocab * model.geometry.hidden)
+
+
+def test_models_that_native_code_does_not_know(checkpoint):
+    path = checkpoint("llama", head_dim=8)
+    with pytest.raises(UnsupportedError, match="multiples of 16") as raised:
+        load(path, threads=1)
+    assert "--reference" in raised.value.hint
+    assert not isinstance(load_quickest(path), PackedModel)
+    assert isinstance(load_quickest(checkpoint("mistral")), PackedModel)
+
+
+def test_without_native_code_the_reference_runs(checkpoint, monkeypatch):
+    path = checkpoint("llama")
+    monkeypatch.setattr(kernels, "native", None)
+    assert load_quickest(path).engine == "reference path"
+    with pytest.raises(UnsupportedError, match="native module"):
+        load(path)
+
+
+def test_damaged_weights(tmp_path):
+    config = llama.decoder_config("llama", **SIZES)
+    tensors = llama.decoder_weights(config)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
+    path = llama.write_decoder(tmp_path / "damaged", config, tensors)
+    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: a weight holds NaN or Inf"):
+        load(path, threads=1)
+    tensors["model.layers.1.mlp.up_proj.weight"][:] = 3e38
+    path = llama.write_decoder(tmp_path / "huge", config, tensors)
+    with pytest.raises(CheckpointError, match="logits are not finite"):
+        load(path, mode="exact", threads=1).logits(llama.decoder_tokens(config))
+
+
+def arguments(model):
+    cache = model.new_cache()
+    cache.reserve(4)
+    return {
+        "tokens": np.arange(4),
+        "position": 0,
+        "keys": cache.keys,
+        "values": cache.values,
+        "logits": np.empty((4, model.vocabulary), np.float32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "changes"),
+    [
+        (ValueError, {"tokens": np.arange(0)}),
+        (ValueError, {"tokens": np.array([80])}),
+        (ValueError, {"tokens": np.array([-1])}),
+        (TypeError, {"tokens": np.arange(4, dtype=np.int32)}),
+        (ValueError, {"tokens": np.arange(3)}),
+        (ValueError, {"position": 253}),
+        (TypeError, {"position": -1}),
+        (ValueError, {"keys": np.zeros(3, np.uint16)}),
+        (ValueError, {"values": np.zeros(3, np.uint16)}),
+        (ValueError, {"logits": np.empty(79, np.float32)}),
+    ],
+    ids=str,
+)
+def test_the_border(checkpoint, error, changes):
+    model = load(checkpoint("llama"), threads=1)
+    step = partial(model._decoder.step, model._pool)
+    good = arguments(model)
+    step(good.pop("tokens"), **good)
+    bad = arguments(model) | changes
+    with pytest.raises(error):
+        step(bad.pop("tokens"), **bad)
