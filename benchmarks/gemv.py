@@ -56,12 +56,13 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def measured(weights: list[Weight], arena: Arena, nbytes: int, threads: int, mode: kernels.Mode, rounds: int) -> tuple:
+def measured(weights: list[Weight], arena: Arena, *, threads: int, mode: kernels.Mode, rounds: int) -> tuple:
     """Median bytes a second of the products, of reading, and median ratio."""
+    nbytes = sum(Weight.nbytes(weight.block, weight.rows, weight.columns) for weight in weights)
     pool = kernels.native.Pool(threads)
     active = kernels.kernels()
     products = [Product([weight], pool, mode) for weight in weights]
-    x = np.random.default_rng(1).standard_normal(weights[0].columns, dtype=np.float32)
+    x = np.random.default_rng(1).standard_normal((1, weights[0].columns), dtype=np.float32)
     whole = nbytes // PIECE * PIECE
     memory = arena.memory[:whole]
     parts = np.split(memory, range(whole // 8 // PIECE * PIECE, whole, whole // 8 // PIECE * PIECE))
@@ -104,7 +105,7 @@ def main() -> None:
             weight.fill(0, values)
         for mode in MODES.get(name, args.modes.split(",")):
             for threads in map(int, args.threads.split(",")):
-                ours, read, ratio = measured(weights, arena, one * count, threads, mode, 3 if args.quick else 6)
+                ours, read, ratio = measured(weights, arena, threads=threads, mode=mode, rounds=3 if args.quick else 6)
                 goal = 0.0 if mode == "bf16" and threads == 1 else GOALS.get(threads, 0.88)
                 Figure(
                     metric=f"gemv_{name}_{mode}_{threads}t",

@@ -1,8 +1,9 @@
-// Memory for the forms of one vector of activations.
+// Memory for the forms of activations.
 #pragma once
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "packed.h"
 
@@ -30,6 +31,18 @@ class ActivationBuffer {
 
   const Activations& forms() const { return forms_; }
 
+  // Room for `count` vectors of `columns` numbers, whose contents are forgotten. They lie an odd number of cache lines
+  // apart: as many of them as a tile meets at a time would otherwise fall into one set of the first-level cache.
+  const Batch& batch(size_t count, size_t columns) {
+    const size_t padded = (columns / kUnit | 1) * kUnit;
+    if (count * padded > values_.size()) {
+      values_.resize(count * padded);
+      pairs_.resize(count * padded);
+    }
+    batch_ = {count, padded, values_.data(), pairs_.data()};
+    return batch_;
+  }
+
  private:
   static size_t aligned(size_t size) { return (size + kLineBytes - 1) / kLineBytes * kLineBytes; }
 
@@ -44,6 +57,9 @@ class ActivationBuffer {
   };
   std::unique_ptr<uint8_t, Free> memory_;
   Activations forms_{};
+  Batch batch_{};
+  std::vector<float> values_;
+  std::vector<uint16_t> pairs_;
 };
 
 }  // namespace halve

@@ -67,8 +67,10 @@ void Decoder::step(Pool& pool, const int64_t* tokens, size_t count, size_t posit
     }
   }
   const auto normalize = [&](const float* weight, size_t first) {
-    for (size_t t = first; t < count; ++t)
-      kernels_.normalize(x_.data() + t * g.hidden, weight, g.hidden, g.eps, normed_.data() + t * g.hidden);
+    pool.run(count - first, [&](size_t t) {
+      const size_t at = (first + t) * g.hidden;
+      kernels_.normalize(x_.data() + at, weight, g.hidden, g.eps, normed_.data() + at);
+    });
   };
   for (size_t index = 0; index < layers_.size(); ++index) {
     const Layer& layer = layers_[index];
@@ -80,7 +82,9 @@ void Decoder::step(Pool& pool, const int64_t* tokens, size_t count, size_t posit
     add(x_.data(), added_.data(), count * g.hidden);
     normalize(layer.mlp_norm, 0);
     products.gate_up.run(pool, normed_.data(), count, buffer_);
-    kernels_.gate(gates_.data(), up_.data(), count * g.intermediate);
+    pool.run(count, [&](size_t t) {
+      kernels_.gate(gates_.data() + t * g.intermediate, up_.data() + t * g.intermediate, g.intermediate);
+    });
     products.down.run(pool, gates_.data(), count, buffer_);
     add(x_.data(), added_.data(), count * g.hidden);
   }
@@ -95,30 +99,39 @@ void Decoder::attend(Pool& pool, const Layer& layer, size_t index, size_t count,
   const Geometry& g = geometry_;
   const size_t half = g.head_dim / 2, group = g.heads / g.kv_heads, of_head = cache.capacity * g.head_dim;
   const float scale = 1 / std::sqrt(static_cast<float>(g.head_dim));
-  const Attention longest{nullptr, nullptr, g.head_dim, 0, position + count};
-  scores_.resize(g.kv_heads * longest.scores());
-  // A head of keys, and the queries that see it.
-  pool.run(g.kv_heads, [&](size_t head) {
-    uint16_t* keys = cache.keys + (index * g.kv_heads + head) * of_head;
-    uint16_t* values = cache.values + (index * g.kv_heads + head) * of_head;
+  const auto keys_of = [&](size_t head) { return cache.keys + (index * g.kv_heads + head) * of_head; };
+  const auto values_of = [&](size_t head) { return cache.values + (index * g.kv_heads + head) * of_head; };
+  const auto queries_of = [&](size_t head, size_t t) { return (t * g.heads + head * group) * g.head_dim; };
+  const auto turn = [&](size_t t, float* vector, const float* norm, float factor) {
+    if (norm != nullptr) kernels_.normalize(vector, norm, g.head_dim, g.eps, vector);
+    kernels_.rotate(vector, cosines_.data() + t * half, sines_.data() + t * half, half, factor);
+  };
+  const auto prepare = [&](size_t head) {
     for (size_t t = 0; t < count; ++t) {
-      const float* cosines = cosines_.data() + t * half;
-      const float* sines = sines_.data() + t * half;
-      const auto turn = [&](float* vector, const float* norm, float factor) {
-        if (norm != nullptr) kernels_.normalize(vector, norm, g.head_dim, g.eps, vector);
-        kernels_.rotate(vector, cosines, sines, half, factor);
-      };
-      float* key = k_.data() + (t * g.kv_heads + head) * g.head_dim;
-      float* queries = q_.data() + (t * g.heads + head * group) * g.head_dim;
-      turn(key, layer.k_norm, 1);
-      for (size_t i = 0; i < group; ++i) turn(queries + i * g.head_dim, layer.q_norm, scale);
-      kernels_.remember(key, v_.data() + (t * g.kv_heads + head) * g.head_dim, g.head_dim, position + t, keys, values);
-      const size_t last = position + t + 1;
-      const size_t first = layer.window != 0 && last > layer.window ? last - layer.window : 0;
-      kernels_.attend({keys, values, g.head_dim, first, last}, queries, group, scores_.data() + head * longest.scores(),
-                      attended_.data() + (t * g.heads + head * group) * g.head_dim);
+      const size_t at = (t * g.kv_heads + head) * g.head_dim;
+      turn(t, k_.data() + at, layer.k_norm, 1);
+      kernels_.remember(k_.data() + at, v_.data() + at, g.head_dim, position + t, keys_of(head), values_of(head));
     }
-  });
+  };
+  const auto answer = [&](size_t head, size_t t) {
+    thread_local std::vector<float> scores;
+    float* queries = q_.data() + queries_of(head, t);
+    for (size_t i = 0; i < group; ++i) turn(t, queries + i * g.head_dim, layer.q_norm, scale);
+    const size_t last = position + t + 1;
+    const size_t first = layer.window != 0 && last > layer.window ? last - layer.window : 0;
+    const Attention seen{keys_of(head), values_of(head), g.head_dim, first, last};
+    if (scores.size() < seen.scores()) scores.resize(2 * seen.scores());
+    kernels_.attend(seen, queries, group, scores.data(), attended_.data() + queries_of(head, t));
+  };
+  if (count == 1) {
+    pool.run(g.kv_heads, [&](size_t head) {
+      prepare(head);
+      answer(head, 0);
+    });
+    return;
+  }
+  pool.run(g.kv_heads, prepare);
+  pool.run(g.kv_heads * count, [&](size_t i) { answer(i % g.kv_heads, i / g.kv_heads); });
 }
 
 void Decoder::add(float* x, const float* y, size_t count) const {

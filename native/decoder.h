@@ -76,7 +76,7 @@ class Decoder {
 
   size_t room_ = 0;  // tokens that the buffers below hold
   std::vector<Products> products_;
-  std::vector<float> x_, normed_, q_, k_, v_, attended_, added_, gates_, up_, cosines_, sines_, scores_;
+  std::vector<float> x_, normed_, q_, k_, v_, attended_, added_, gates_, up_, cosines_, sines_;
   ActivationBuffer buffer_;
 };
 

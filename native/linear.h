@@ -18,8 +18,10 @@ class Linears {
   // y holds weight.rows numbers; those of the next vector are `stride` numbers further.
   void add(const Weight& weight, const float* bias, float* y, size_t stride) {
     const Product product = kernels_->best_product(weight.element, weight.scale, mode_);
+    const BatchProduct batch = kernels_->batch_product(weight.element, weight.scale, mode_);
     forms_ |= product.form;
-    parts_.push_back({&weight, bias, product, y, stride});
+    batch_forms_ |= batch.form;
+    parts_.push_back({&weight, bias, product, batch, y, stride});
     groups_ += weight.groups();
     columns_ = weight.columns;
     padded_ = std::max(padded_, weight.padded());
@@ -30,7 +32,10 @@ class Linears {
 
   // The products with `count` vectors of activations, one after the other in x, whose forms go into `buffer`.
   void run(Pool& pool, const float* x, size_t count, ActivationBuffer& buffer) const {
-    for (size_t index = 0; index < count; ++index) multiply(pool, x + index * columns_, index, buffer);
+    if (count == 1)
+      multiply(pool, x, buffer);
+    else if (count > 1)
+      multiply_batch(pool, x, buffer.batch(count, padded_));
   }
 
  private:
@@ -38,13 +43,34 @@ class Linears {
     const Weight* weight;
     const float* bias;  // null: none
     Product product;
+    BatchProduct batch;
     float* y;
     size_t stride;
   };
 
-  void multiply(Pool& pool, const float* x, size_t index, ActivationBuffer& buffer) const {
+  void multiply(Pool& pool, const float* x, ActivationBuffer& buffer) const {
     kernels_->prepare(x, columns_, mode_, forms_, buffer.forms());
-    const size_t per_chunk = chunk(pool.threads());
+    share(pool, chunk(pool.threads()), [&](const Part& part, size_t first, size_t last) {
+      part.product.run(*part.weight, buffer.forms(), part.y, first, last);
+      add_bias(part, part.y, first, last);
+    });
+  }
+
+  void multiply_batch(Pool& pool, const float* x, const Batch& batch) const {
+    pool.run(batch.count, [&](size_t vector) {
+      kernels_->prepare_batch(x, columns_, mode_, batch_forms_, batch, vector);
+    });
+    share(pool, kBatchGroups, [&](const Part& part, size_t first, size_t last) {
+      thread_local std::vector<float> work;
+      if (work.size() < batch.count * kBatchWork) work.resize(batch.count * kBatchWork);
+      part.batch.run(*part.weight, batch, part.y, part.stride, first, last, work.data());
+      for (size_t vector = 0; vector < batch.count; ++vector) add_bias(part, part.y + vector * part.stride, first, last);
+    });
+  }
+
+  // work(part, first group, last group) for all groups of all parts, `per_chunk` groups at a time.
+  template <class Work>
+  void share(Pool& pool, size_t per_chunk, const Work& work) const {
     pool.run((groups_ + per_chunk - 1) / per_chunk, [&](size_t number) {
       size_t first = number * per_chunk, left = std::min(per_chunk, groups_ - first);
       for (const Part& part : parts_) {
@@ -54,7 +80,7 @@ class Linears {
           continue;
         }
         const size_t last = std::min(groups, first + left);
-        multiply_groups(part, part.y + index * part.stride, first, last, buffer.forms());
+        work(part, first, last);
         left -= last - first;
         if (left == 0) return;
         first = 0;
@@ -62,12 +88,13 @@ class Linears {
     });
   }
 
-  static void multiply_groups(const Part& part, float* y, size_t first, size_t last, const Activations& x) {
-    part.product.run(*part.weight, x, y, first, last);
+  static void add_bias(const Part& part, float* y, size_t first, size_t last) {
     if (part.bias == nullptr) return;
     const size_t stop = std::min(last * kGroupRows, part.weight->rows);
     for (size_t row = first * kGroupRows; row < stop; ++row) y[row] += part.bias[row];
   }
+
+  static constexpr size_t kBatchGroups = 2;  // enough work, where there are many vectors
 
   // Groups that a thread takes at a time: multiples of 4, so that few threads share a page; some ten a thread, so that
   // one that is late holds nobody up for long.
@@ -79,7 +106,7 @@ class Linears {
 
   const PackedKernels* kernels_ = nullptr;
   Mode mode_ = Mode::Exact;
-  uint8_t forms_ = 0;
+  uint8_t forms_ = 0, batch_forms_ = 0;
   size_t groups_ = 0;
   size_t columns_ = 0;
   size_t padded_ = 0;

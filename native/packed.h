@@ -75,6 +75,23 @@ struct Product {
   uint8_t form;  // of the activations
 };
 
+// Many vectors of activations, in one form: [count][padded].
+struct Batch {
+  size_t count;
+  size_t padded;
+  float* values;    // fp32, or rounded to bf16
+  uint16_t* pairs;  // bf16
+};
+
+constexpr size_t kBatchWork = 2 * kGroupRows;  // numbers of scratch memory for each vector of a batch
+
+struct BatchProduct {
+  // As `Product::run`; the product with the next vector is `stride` numbers further. Weights are multiplied in bf16 where
+  // the activations are.
+  void (*run)(const Weight&, const Batch&, float* y, size_t stride, size_t first, size_t last, float* work);
+  uint8_t form;
+};
+
 // What one query sees: positions first ... last - 1 of the keys and values of one head (native/transformer.inc).
 struct Attention {
   const uint16_t* keys;
@@ -93,6 +110,9 @@ struct PackedKernels {
   Product (*product)(Element, Scale, Mode);
   // Fills the forms named in `forms` from x[columns]. All but the bytes are rounded to bf16 unless `mode` is Exact.
   void (*prepare)(const float* x, size_t columns, Mode mode, uint8_t forms, const Activations&);
+  BatchProduct (*batch_product)(Element, Scale, Mode);
+  // Fills the forms of vector `vector` of x[count][columns].
+  void (*prepare_batch)(const float* x, size_t columns, Mode mode, uint8_t forms, const Batch&, size_t vector);
   // Interleaves unpacked codes [rows, columns] of `bits` bits each into lines; `flip` is xored to every code.
   void (*interleave)(const void* codes, size_t rows, size_t columns, size_t padded, size_t bits, uint32_t flip,
                      uint8_t* lines);

@@ -90,17 +90,19 @@ void multiply_all(const PackedKernels& k, Pool& pool, const std::vector<const Pa
   const Mode mode = named(kModes, mode_name, "mode");
   require(!weights.empty() && weights.size() == outputs.size(), "every weight has an output");
   require_aligned(x);
+  require(x.ndim() == 2, "x is a matrix");
+  const size_t count = x.shape(0);
   Linears linears(k, mode);
   for (size_t i = 0; i < weights.size(); ++i) {
     const Weight& w = weights[i]->weight;
-    require_sizes(x.size(), w.columns, "x");
-    require_sizes(outputs[i].size(), w.rows, "an output");
+    require(x.shape(1) == w.columns, "x has other columns than a weight");
+    require_sizes(outputs[i].size(), count * w.rows, "an output");
     require_aligned(outputs[i]);
     linears.add(w, nullptr, outputs[i].data(), w.rows);
   }
   const Running running;
   ActivationBuffer buffer(linears.padded());
-  linears.run(pool, x.data(), 1, buffer);
+  linears.run(pool, x.data(), count, buffer);
 }
 
 // Pieces of this size are what `Linears` gives to a thread at a time.

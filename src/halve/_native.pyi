@@ -196,7 +196,7 @@ class PackedKernels:
         flip: int,
         lines: NDArray[np.uint8],
     ) -> None: ...
-    # outputs[i] = weights[i] x, activations in `mode`: exact, bf16, int8.
+    # outputs[i] [n, rows] = x [n, columns] weights[i]^T, activations in `mode`: exact, bf16, int8.
     def multiply(
         self,
         pool: Pool,

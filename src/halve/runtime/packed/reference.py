@@ -29,7 +29,7 @@ def rounded(block: Block, x: NDArray[np.float32], mode: Mode) -> NDArray[np.floa
 
 
 def multiply(q: QTensor, x: NDArray[np.float32], mode: Mode) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``W x`` [rows], and ``sum |w x|``, to which errors are compared."""
+    """``x W^T`` [n, rows] for ``x`` [n, columns], and ``sum |w x|``, to which errors are compared."""
     weight = dequantize_reference(q).astype(np.float64)
     activations = rounded(q.block, x, mode)
-    return weight @ activations, np.abs(weight) @ np.abs(activations)
+    return activations @ weight.T, np.abs(activations) @ np.abs(weight).T
