@@ -1,6 +1,6 @@
 """Write a Llama checkpoint of made-up weights: the shape of a real model, values that look like weights, no hub.
 
-    python benchmarks/synthetic.py OUT --shape 500m|7b|tiny [--shard-bytes N] [--seed N]
+    python benchmarks/synthetic.py OUT --shape 500m|1b|7b|tiny [--shard-bytes N] [--seed N]
 
 A pool of normal BF16 values is drawn once; every tensor is made of pieces of it that start anywhere. So a file is
 written about as fast as the disk takes it, in less than 100 MB of memory, and one seed always gives the same bytes.
@@ -90,6 +90,7 @@ class Shape:
 SHAPES = {
     "tiny": Shape(hidden=64, intermediate=128, layers=2, heads=4, kv_heads=2, vocab=256),
     "500m": Shape(hidden=2048, intermediate=5632, layers=8, heads=16, kv_heads=8, vocab=32000),
+    "1b": Shape(hidden=2048, intermediate=5632, layers=22, heads=32, kv_heads=4, vocab=32000),  # TinyLlama-1.1B
     "7b": Shape(hidden=4096, intermediate=11008, layers=32, heads=32, kv_heads=32, vocab=32000),  # Llama-2-7B
 }
 
