@@ -14,7 +14,7 @@ class ActivationBuffer {
   // `padded` is a multiple of kUnit.
   explicit ActivationBuffer(size_t padded) {
     const size_t bytes_needed = padded * (2 * sizeof(float) + 2 * sizeof(uint16_t) + sizeof(int8_t)) +
-                                padded / kUnit * (2 * sizeof(float) + 2 * sizeof(int32_t)) + 8 * kLineBytes;
+                                padded / kUnit * (3 * sizeof(float) + 8 * sizeof(int32_t)) + 16 * kLineBytes;
     memory_.reset(static_cast<uint8_t*>(std::aligned_alloc(kLineBytes, aligned(bytes_needed))));
     if (!memory_) throw std::bad_alloc();
     uint8_t* at = memory_.get();
@@ -25,7 +25,9 @@ class ActivationBuffer {
     take(at, forms_.mixed_pairs, padded);
     take(at, forms_.bytes, padded);
     take(at, forms_.byte_scales, padded / kUnit);
+    take(at, forms_.lifted_byte_scales, padded / kUnit);
     take(at, forms_.byte_sums, padded / kUnit * 2);
+    for (int32_t*& middles : forms_.middles) take(at, middles, padded / kUnit * 2);
     take(at, forms_.sums, padded / kUnit);
   }
 

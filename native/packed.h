@@ -62,9 +62,11 @@ struct Activations {
   uint16_t* pairs;        // bf16
   uint16_t* mixed_pairs;  // bf16, each eight columns in the order 0 2 4 6 1 3 5 7
   int8_t* bytes;
-  float* byte_scales;  // [padded / 32]
-  int32_t* byte_sums;  // [padded / 16], of `bytes`
-  float* sums;         // [padded / 32], of `values`
+  float* byte_scales;         // [padded / 32]
+  float* lifted_byte_scales;  // times 2^60
+  int32_t* byte_sums;         // [padded / 16], of `bytes`
+  int32_t* middles[3];        // byte_sums * -12, * -8, * -128
+  float* sums;                // [padded / 32], of `values`
 };
 
 enum Form : uint8_t { kValues = 1, kLifted = 2, kPairs = 4, kMixedPairs = 8, kBytes = 16 };
