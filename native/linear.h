@@ -19,7 +19,7 @@ class Linears {
   void add(const Weight& weight, const float* bias, float* y, size_t stride) {
     const Product product = kernels_->best_product(weight.element, weight.scale, mode_);
     const BatchProduct batch = kernels_->batch_product(weight.element, weight.scale, mode_);
-    forms_ |= product.form;
+    forms_ |= product.form | (weight.offsets == nullptr ? 0 : kSums);
     batch_forms_ |= batch.form;
     parts_.push_back({&weight, bias, product, batch, y, stride});
     groups_ += weight.groups();

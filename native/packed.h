@@ -69,7 +69,7 @@ struct Activations {
   float* sums;                // [padded / 32], of `values`
 };
 
-enum Form : uint8_t { kValues = 1, kLifted = 2, kPairs = 4, kMixedPairs = 8, kBytes = 16 };
+enum Form : uint8_t { kValues = 1, kLifted = 2, kPairs = 4, kMixedPairs = 8, kBytes = 16, kSums = 32 };
 
 struct Product {
   // Rows of groups first ... last - 1 of the product, into y[16 * first] and on; not beyond the weight's last row.
