@@ -9,10 +9,9 @@
 
 namespace halve {
 
-class ActivationBuffer {
+class ActivationForms {
  public:
-  // `padded` is a multiple of kUnit.
-  explicit ActivationBuffer(size_t padded) {
+  explicit ActivationForms(size_t padded) {
     const size_t bytes_needed = padded * (2 * sizeof(float) + 2 * sizeof(uint16_t) + sizeof(int8_t)) +
                                 padded / kUnit * (3 * sizeof(float) + 8 * sizeof(int32_t)) + 16 * kLineBytes;
     memory_.reset(static_cast<uint8_t*>(std::aligned_alloc(kLineBytes, aligned(bytes_needed))));
@@ -31,19 +30,7 @@ class ActivationBuffer {
     take(at, forms_.sums, padded / kUnit);
   }
 
-  const Activations& forms() const { return forms_; }
-
-  // Room for `count` vectors of `columns` numbers, whose contents are forgotten. They lie an odd number of cache lines
-  // apart: as many of them as a tile meets at a time would otherwise fall into one set of the first-level cache.
-  const Batch& batch(size_t count, size_t columns) {
-    const size_t padded = (columns / kUnit | 1) * kUnit;
-    if (count * padded > values_.size()) {
-      values_.resize(count * padded);
-      pairs_.resize(count * padded);
-    }
-    batch_ = {count, padded, values_.data(), pairs_.data()};
-    return batch_;
-  }
+  const Activations& get() const { return forms_; }
 
  private:
   static size_t aligned(size_t size) { return (size + kLineBytes - 1) / kLineBytes * kLineBytes; }
@@ -59,6 +46,33 @@ class ActivationBuffer {
   };
   std::unique_ptr<uint8_t, Free> memory_;
   Activations forms_{};
+};
+
+constexpr size_t kFew = 4;  // vectors that are multiplied one by one, while a part of the weights is in the cache
+
+class ActivationBuffer {
+ public:
+  // `padded` is a multiple of kUnit.
+  explicit ActivationBuffer(size_t padded) {
+    for (size_t i = 0; i < kFew; ++i) few_.emplace_back(padded);
+  }
+
+  const Activations& forms(size_t vector) const { return few_[vector].get(); }
+
+  // Room for `count` vectors of `columns` numbers, whose contents are forgotten. They lie an odd number of cache lines
+  // apart: as many of them as a tile meets at a time would otherwise fall into one set of the first-level cache.
+  const Batch& batch(size_t count, size_t columns) {
+    const size_t padded = (columns / kUnit | 1) * kUnit;
+    if (count * padded > values_.size()) {
+      values_.resize(count * padded);
+      pairs_.resize(count * padded);
+    }
+    batch_ = {count, padded, values_.data(), pairs_.data()};
+    return batch_;
+  }
+
+ private:
+  std::vector<ActivationForms> few_;
   Batch batch_{};
   std::vector<float> values_;
   std::vector<uint16_t> pairs_;

@@ -53,15 +53,15 @@ void Decoder::make_room(size_t count) {
   room_ = count;
 }
 
-void Decoder::step(Pool& pool, const int64_t* tokens, size_t count, size_t position, size_t start, const Cache& cache,
-                   float* logits) {
+void Decoder::step(Pool& pool, std::span<const Token> tokens, size_t start, float* logits) {
+  const size_t count = tokens.size();
   make_room(count);
   const Geometry& g = geometry_;
   const size_t half = g.head_dim / 2;
   for (size_t t = 0; t < count; ++t) {
-    kernels_.row(embedding_, static_cast<size_t>(tokens[t]), x_.data() + t * g.hidden);
+    kernels_.row(embedding_, static_cast<size_t>(tokens[t].id), x_.data() + t * g.hidden);
     for (size_t j = 0; j < half; ++j) {
-      const float angle = static_cast<float>(position + t) * frequencies_[j];
+      const float angle = static_cast<float>(tokens[t].position) * frequencies_[j];
       cosines_[t * half + j] = std::cos(angle);
       sines_[t * half + j] = std::sin(angle);
     }
@@ -77,7 +77,7 @@ void Decoder::step(Pool& pool, const int64_t* tokens, size_t count, size_t posit
     const Products& products = products_[index];
     normalize(layer.input_norm, 0);
     products.qkv.run(pool, normed_.data(), count, buffer_);
-    attend(pool, layer, index, count, position, cache);
+    attend(pool, layer, index, tokens);
     products.o.run(pool, attended_.data(), count, buffer_);
     add(x_.data(), added_.data(), count * g.hidden);
     normalize(layer.mlp_norm, 0);
@@ -95,35 +95,37 @@ void Decoder::step(Pool& pool, const int64_t* tokens, size_t count, size_t posit
   head.run(pool, normed_.data() + start * g.hidden, count - start, buffer_);
 }
 
-void Decoder::attend(Pool& pool, const Layer& layer, size_t index, size_t count, size_t position, const Cache& cache) {
+void Decoder::attend(Pool& pool, const Layer& layer, size_t index, std::span<const Token> tokens) {
   const Geometry& g = geometry_;
-  const size_t half = g.head_dim / 2, group = g.heads / g.kv_heads, of_head = cache.capacity * g.head_dim;
+  const size_t half = g.head_dim / 2, group = g.heads / g.kv_heads;
   const float scale = 1 / std::sqrt(static_cast<float>(g.head_dim));
-  const auto keys_of = [&](size_t head) { return cache.keys + (index * g.kv_heads + head) * of_head; };
-  const auto values_of = [&](size_t head) { return cache.values + (index * g.kv_heads + head) * of_head; };
-  const auto queries_of = [&](size_t head, size_t t) { return (t * g.heads + head * group) * g.head_dim; };
+  const auto of_head = [&](uint16_t* memory, size_t t, size_t head) {
+    return memory + (index * g.kv_heads + head) * tokens[t].cache.capacity * g.head_dim;
+  };
   const auto turn = [&](size_t t, float* vector, const float* norm, float factor) {
     if (norm != nullptr) kernels_.normalize(vector, norm, g.head_dim, g.eps, vector);
     kernels_.rotate(vector, cosines_.data() + t * half, sines_.data() + t * half, half, factor);
   };
   const auto prepare = [&](size_t head) {
-    for (size_t t = 0; t < count; ++t) {
+    for (size_t t = 0; t < tokens.size(); ++t) {
       const size_t at = (t * g.kv_heads + head) * g.head_dim;
       turn(t, k_.data() + at, layer.k_norm, 1);
-      kernels_.remember(k_.data() + at, v_.data() + at, g.head_dim, position + t, keys_of(head), values_of(head));
+      kernels_.remember(k_.data() + at, v_.data() + at, g.head_dim, tokens[t].position,
+                        of_head(tokens[t].cache.keys, t, head), of_head(tokens[t].cache.values, t, head));
     }
   };
   const auto answer = [&](size_t head, size_t t) {
     thread_local std::vector<float> scores;
-    float* queries = q_.data() + queries_of(head, t);
-    for (size_t i = 0; i < group; ++i) turn(t, queries + i * g.head_dim, layer.q_norm, scale);
-    const size_t last = position + t + 1;
+    const size_t at = (t * g.heads + head * group) * g.head_dim;
+    for (size_t i = 0; i < group; ++i) turn(t, q_.data() + at + i * g.head_dim, layer.q_norm, scale);
+    const size_t last = tokens[t].position + 1;
     const size_t first = layer.window != 0 && last > layer.window ? last - layer.window : 0;
-    const Attention seen{keys_of(head), values_of(head), g.head_dim, first, last};
+    const Attention seen{of_head(tokens[t].cache.keys, t, head), of_head(tokens[t].cache.values, t, head), g.head_dim,
+                         first, last};
     if (scores.size() < seen.scores()) scores.resize(2 * seen.scores());
-    kernels_.attend(seen, queries, group, scores.data(), attended_.data() + queries_of(head, t));
+    kernels_.attend(seen, q_.data() + at, group, scores.data(), attended_.data() + at);
   };
-  if (count == 1) {
+  if (tokens.size() == 1) {
     pool.run(g.kv_heads, [&](size_t head) {
       prepare(head);
       answer(head, 0);
@@ -131,7 +133,7 @@ void Decoder::attend(Pool& pool, const Layer& layer, size_t index, size_t count,
     return;
   }
   pool.run(g.kv_heads, prepare);
-  pool.run(g.kv_heads * count, [&](size_t i) { answer(i % g.kv_heads, i / g.kv_heads); });
+  pool.run(g.kv_heads * tokens.size(), [&](size_t i) { answer(i % g.kv_heads, i / g.kv_heads); });
 }
 
 void Decoder::add(float* x, const float* y, size_t count) const {

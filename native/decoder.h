@@ -1,6 +1,7 @@
 // A decoder of the Llama family: one call a step, from tokens to logits. halve.runtime.families.llama is the reference.
 #pragma once
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "linear.h"
@@ -42,6 +43,13 @@ struct Cache {
   size_t capacity;  // positions, a multiple of 16
 };
 
+// A token to be read, and what the sequence that it belongs to has read before.
+struct Token {
+  int64_t id;
+  size_t position;
+  Cache cache;
+};
+
 class Decoder {
  public:
   // Weights and arrays are not copied.
@@ -51,9 +59,9 @@ class Decoder {
   const Geometry& geometry() const { return geometry_; }
   size_t layers() const { return layers_.size(); }
 
-  // The tokens at positions `position` and on. Logits of all but the first `start` of them go to `logits`.
-  void step(Pool& pool, const int64_t* tokens, size_t count, size_t position, size_t start, const Cache& cache,
-            float* logits);
+  // Tokens of one sequence, one after the other, or each of its own. Logits of all but the first `start` of them go to
+  // `logits`.
+  void step(Pool& pool, std::span<const Token> tokens, size_t start, float* logits);
 
  private:
   // The products of one layer, in the order in which they run.
@@ -62,7 +70,7 @@ class Decoder {
   };
 
   void make_room(size_t count);
-  void attend(Pool& pool, const Layer& layer, size_t index, size_t count, size_t position, const Cache& cache);
+  void attend(Pool& pool, const Layer& layer, size_t index, std::span<const Token> tokens);
   void add(float* x, const float* y, size_t count) const;
 
   const PackedKernels& kernels_;

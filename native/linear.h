@@ -32,9 +32,9 @@ class Linears {
 
   // The products with `count` vectors of activations, one after the other in x, whose forms go into `buffer`.
   void run(Pool& pool, const float* x, size_t count, ActivationBuffer& buffer) const {
-    if (count == 1)
-      multiply(pool, x, buffer);
-    else if (count > 1)
+    if (count <= kFew)
+      multiply_few(pool, x, count, buffer);
+    else
       multiply_batch(pool, x, buffer.batch(count, padded_));
   }
 
@@ -48,11 +48,15 @@ class Linears {
     size_t stride;
   };
 
-  void multiply(Pool& pool, const float* x, ActivationBuffer& buffer) const {
-    kernels_->prepare(x, columns_, mode_, forms_, buffer.forms());
+  void multiply_few(Pool& pool, const float* x, size_t count, ActivationBuffer& buffer) const {
+    for (size_t vector = 0; vector < count; ++vector)
+      kernels_->prepare(x + vector * columns_, columns_, mode_, forms_, buffer.forms(vector));
     share(pool, chunk(pool.threads()), [&](const Part& part, size_t first, size_t last) {
-      part.product.run(*part.weight, buffer.forms(), part.y, first, last);
-      add_bias(part, part.y, first, last);
+      for (size_t vector = 0; vector < count; ++vector) {
+        float* y = part.y + vector * part.stride;
+        part.product.run(*part.weight, buffer.forms(vector), y, first, last);
+        add_bias(part, y, first, last);
+      }
     });
   }
 

@@ -91,28 +91,53 @@ class PythonDecoder {
 
   void step(Pool& pool, const Array<const int64_t>& tokens, size_t position, const Array<uint16_t>& keys,
             const Array<uint16_t>& values, const Array<float>& logits) {
-    const Geometry& g = decoder_->geometry();
-    const size_t of_position = decoder_->layers() * g.kv_heads * g.head_dim;
-    require(tokens.size() > 0, "there are no tokens");
+    const Cache cache = cache_of(keys, values);
     require_aligned(tokens);
-    for (size_t i = 0; i < tokens.size(); ++i)
-      require(tokens.data()[i] >= 0 && static_cast<size_t>(tokens.data()[i]) < g.vocabulary,
-              "a token is outside the vocabulary");
-    const size_t capacity = of_position == 0 ? keys.size() : keys.size() / of_position;
-    require(keys.size() == capacity * of_position && capacity % 16 == 0, "the cache is of another shape");
-    require_sizes(values.size(), keys.size(), "values");
-    require(position <= capacity && tokens.size() <= capacity - position, "the cache is too short");
-    require_aligned(keys);
-    require_aligned(values);
-    require_aligned(logits);
-    const size_t wanted = logits.size() / g.vocabulary;
-    require(logits.size() == wanted * g.vocabulary && wanted <= tokens.size(), "logits are of another shape");
-    const Running running;
-    decoder_->step(pool, tokens.data(), tokens.size(), position, tokens.size() - wanted,
-                   {keys.data(), values.data(), capacity}, logits.data());
+    std::vector<Token> read;
+    for (size_t i = 0; i < tokens.size(); ++i) read.push_back(token_of(tokens.data()[i], position + i, cache));
+    run(pool, read, logits);
+  }
+
+  void step_each(Pool& pool, const Array<const int64_t>& tokens, const std::vector<size_t>& positions,
+                 const std::vector<Array<uint16_t>>& keys, const std::vector<Array<uint16_t>>& values,
+                 const Array<float>& logits) {
+    require_aligned(tokens);
+    require(positions.size() == tokens.size() && keys.size() == tokens.size() && values.size() == tokens.size(),
+            "every token has a position and a cache");
+    std::vector<Token> read;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      for (size_t j = 0; j < i; ++j) require(keys[i].data() != keys[j].data(), "every token has a cache of its own");
+      read.push_back(token_of(tokens.data()[i], positions[i], cache_of(keys[i], values[i])));
+    }
+    run(pool, read, logits);
   }
 
  private:
+  Cache cache_of(const Array<uint16_t>& keys, const Array<uint16_t>& values) const {
+    const size_t of_position = decoder_->layers() * decoder_->geometry().kv_heads * decoder_->geometry().head_dim;
+    const size_t capacity = of_position == 0 ? keys.size() : keys.size() / of_position;
+    require(keys.size() == capacity * of_position && capacity % 16 == 0, "the cache is of another shape");
+    require_sizes(values.size(), keys.size(), "values");
+    require_aligned(keys);
+    require_aligned(values);
+    return {keys.data(), values.data(), capacity};
+  }
+
+  Token token_of(int64_t id, size_t position, const Cache& cache) const {
+    require(id >= 0 && static_cast<size_t>(id) < decoder_->geometry().vocabulary, "a token is outside the vocabulary");
+    require(position < cache.capacity, "the cache is too short");
+    return {id, position, cache};
+  }
+
+  void run(Pool& pool, const std::vector<Token>& tokens, const Array<float>& logits) {
+    const size_t vocabulary = decoder_->geometry().vocabulary, wanted = logits.size() / vocabulary;
+    require(!tokens.empty(), "there are no tokens");
+    require(logits.size() == wanted * vocabulary && wanted <= tokens.size(), "logits are of another shape");
+    require_aligned(logits);
+    const Running running;
+    decoder_->step(pool, tokens, tokens.size() - wanted, logits.data());
+  }
+
   nb::object embedding_;
   nb::list layers_;
   Floats norm_;
@@ -150,6 +175,8 @@ void bind_runtime(nb::module_& m) {
           "vocabulary"_a, "eps"_a, "frequencies"_a.noconvert(), "embedding"_a, "layers"_a, "norm"_a.noconvert(),
           "head"_a)
       .def("step", &PythonDecoder::step, "pool"_a, "tokens"_a.noconvert(), nb::kw_only(), "position"_a,
+           "keys"_a.noconvert(), "values"_a.noconvert(), "logits"_a.noconvert())
+      .def("step_each", &PythonDecoder::step_each, "pool"_a, "tokens"_a.noconvert(), nb::kw_only(), "positions"_a,
            "keys"_a.noconvert(), "values"_a.noconvert(), "logits"_a.noconvert());
 }
 

@@ -257,6 +257,17 @@ class Decoder:
         values: NDArray[np.uint16],
         logits: NDArray[np.float32],
     ) -> None: ...
+    # A token of each of several sequences, at its position, with a cache of its own.
+    def step_each(
+        self,
+        pool: Pool,
+        tokens: NDArray[np.int64],
+        *,
+        positions: Sequence[int],
+        keys: Sequence[NDArray[np.uint16]],
+        values: Sequence[NDArray[np.uint16]],
+        logits: NDArray[np.float32],
+    ) -> None: ...
 
 # The instruction sets for packed weights that this machine runs, the best first.
 def packed_isas() -> list[str]: ...

@@ -95,6 +95,42 @@ def test_steps_give_what_the_whole_gives(checkpoint, name, sizes):
     assert cache.tokens == tokens.tolist()
 
 
+@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 13])
+def test_sequences_side_by_side(checkpoint, mode, count):
+    """Each with a cache of its own, of its own length; up to 4 get the bits that they get alone."""
+    model = load(checkpoint("mistral"), mode=mode, threads=2)
+    tokens = llama.decoder_tokens(model.config)
+    texts = [np.roll(tokens, -i)[: 2 + 2 * i] for i in range(count)]
+    alone, together = [model.new_cache() for _ in texts], [model.new_cache() for _ in texts]
+    for text, one, other in zip(texts, alone, together, strict=True):
+        model.logits(text, one)
+        model.logits(text, other)
+    for step in range(5):
+        following = [int(tokens[(i + step) % 40]) for i in range(count)]
+        expected = np.concatenate([model.logits([t], cache) for t, cache in zip(following, alone, strict=True)])
+        logits = model.next_logits(following, together)
+        if count <= 4:
+            np.testing.assert_array_equal(logits, expected)
+        elif mode == "exact":
+            assert_close(logits, expected)
+    assert [cache.tokens for cache in together] == [cache.tokens for cache in alone]
+
+
+def test_sequences_side_by_side_need_caches(checkpoint):
+    model = load(checkpoint("llama"), threads=1)
+    one, two = model.new_cache(), model.new_cache()
+    for tokens, caches in (([], []), ([1], []), ([1, 2], [one]), ([1, 2], [one, one]), ([1], [one, two])):
+        with pytest.raises(UnsupportedError, match="caches"):
+            model.next_logits(tokens, caches)
+    with pytest.raises(CheckpointError, match="vocabulary"):
+        model.next_logits([80], [one])
+    model.logits(np.zeros(64, np.int64), one)
+    with pytest.raises(UnsupportedError, match="context of 64"):
+        model.next_logits([1, 1], [two, one])
+    assert (len(one), len(two)) == (64, 0)
+
+
 def test_threads_change_no_bit(checkpoint):
     model = load(checkpoint("qwen2"), threads=1)
     tokens = llama.decoder_tokens(model.config)

@@ -48,7 +48,16 @@ class LanguageModel(ABC, Generic[C]):
         Raises UnsupportedError for more tokens than the context holds, CheckpointError for tokens outside the
         vocabulary and where a layer's outputs are not finite, naming the first such layer.
         """
-        ids = np.asarray(tokens)
+        ids = self._checked(np.asarray(tokens))
+        self.check_length(len(ids) + (0 if cache is None else len(cache)))
+        with np.errstate(all="ignore"):  # what is not finite is found and named layer by layer
+            logits = self._forward(ids, cache, start)
+        if cache is not None:
+            cache.commit(ids.tolist())
+        return logits
+
+    def _checked(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        """Tokens as integers of 64 bits. Raises UnsupportedError for what is no list of integers, CheckpointError."""
         if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
             raise UnsupportedError(
                 f"tokens are a list of one or more integers; this is {ids.dtype} of shape {list(ids.shape)}",
@@ -60,12 +69,7 @@ class LanguageModel(ABC, Generic[C]):
                 f"{self.path}: token {outside[0]} is outside the vocabulary of {self.vocabulary}",
                 hint="the tokenizer belongs to another model: fetch the checkpoint again",
             )
-        self.check_length(len(ids) + (0 if cache is None else len(cache)))
-        with np.errstate(all="ignore"):  # what is not finite is found and named layer by layer
-            logits = self._forward(ids.astype(np.int64, copy=False), cache, start)
-        if cache is not None:
-            cache.commit(ids.tolist())
-        return logits
+        return ids.astype(np.int64, copy=False)
 
     def check_length(self, tokens: int) -> None:
         """Raise UnsupportedError where ``tokens`` are more than the context holds."""

@@ -1,6 +1,6 @@
 """A decoder of packed weights: one native call from tokens to logits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,39 @@ class PackedModel(LanguageModel[PackedCache]):
                 values=used.values,
                 logits=logits[max(first - start, 0) : max(stop - start, 0)],
             )
+        return self._finite(logits)
+
+    def next_logits(self, tokens: Sequence[int], caches: Sequence[PackedCache]) -> Array:
+        """Logits [n, vocabulary] after ``tokens`` [n], each of which follows what its own one of ``caches`` holds.
+
+        The weights are read once for all of them. Tokens of up to 4 sequences get the bits that they get alone.
+
+        Raises UnsupportedError for no tokens, for caches that are not as many or not different ones and where a context
+        is full, CheckpointError for tokens outside the vocabulary.
+        """
+        if not len(tokens) or len({id(cache) for cache in caches}) != len(tokens):
+            raise UnsupportedError(
+                f"{len(tokens)} tokens and {len(caches)} caches", hint="give each token a cache of its own"
+            )
+        ids = self._checked(np.asarray(tokens))
+        for cache in caches:
+            self.check_length(len(cache) + 1)
+            cache.reserve(1)
+        logits = np.empty((len(ids), self.vocabulary), np.float32)
+        self._decoder.step_each(
+            self._pool,
+            ids,
+            positions=[len(cache) for cache in caches],
+            keys=[cache.keys for cache in caches],
+            values=[cache.values for cache in caches],
+            logits=logits,
+        )
+        self._finite(logits)
+        for cache, token in zip(caches, ids.tolist(), strict=True):
+            cache.commit([token])
+        return logits
+
+    def _finite(self, logits: Array) -> Array:
         if not np.isfinite(logits).all():
             raise CheckpointError(
                 f"{self.path}: the logits are not finite",
