@@ -11,7 +11,7 @@ from halve.checkpoint.source import open_checkpoint
 from halve.codecs import dispatch
 from halve.codecs.reference import Codes, code_dtype
 from halve.errors import CheckpointError, FormatError, UnsupportedError
-from halve.models.decoder import Decoder
+from halve.models import families
 from halve.runtime.load import BAND_ROWS, Loader
 from halve.runtime.load import load as load_reference
 from halve.runtime.model import Model
@@ -39,7 +39,13 @@ def load(path: str | Path, *, mode: Mode = "bf16", threads: int | None = None) -
         packer = _Packer(Loader(checkpoint))
         packer.read(pool.threads)
         return PackedModel(
-            checkpoint.path, checkpoint.config, weights=packer.weights, vectors=packer.vectors, pool=pool, mode=mode
+            checkpoint.path,
+            checkpoint.config,
+            packer.decoder,
+            weights=packer.weights,
+            vectors=packer.vectors,
+            pool=pool,
+            mode=mode,
         )
     finally:
         checkpoint.close()
@@ -51,7 +57,7 @@ def load_quickest(path: str | Path, *, mode: Mode = "bf16", threads: int | None 
         return load_reference(path, threads=threads)
     checkpoint = open_checkpoint(path)
     try:
-        check(Decoder.from_config(checkpoint.config, name=str(path)).geometry)
+        check(families.decoder(checkpoint.config, name=str(path)))
     except UnsupportedError:
         return load_reference(path, threads=threads)
     finally:
@@ -65,8 +71,9 @@ class _Packer:
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._checkpoint = loader.checkpoint
-        geometry = Decoder.from_config(self._checkpoint.config, name=str(self._checkpoint.path)).geometry
-        check(geometry)
+        self.decoder = loader.decoder
+        check(self.decoder)
+        geometry = self.decoder.geometry
         shapes = {parameter.name: parameter.shape for parameter in geometry.parameters}
         matrices = {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
         blocks = {name: self._block(name) for name in matrices}

@@ -1,6 +1,6 @@
 """A decoder of packed weights: one native call from tokens to logits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +42,16 @@ class PackedModel(LanguageModel[PackedCache]):
         self,
         path: Path,
         config: dict[str, Any],
+        decoder: Decoder,
         *,
         weights: Mapping[str, Weight],
         vectors: Mapping[str, Array],
         pool: "Pool",
         mode: Mode,
     ) -> None:
-        decoder = Decoder.from_config(config, name=str(path))
         self.geometry: Geometry = decoder.geometry
         super().__init__(path, config, vocabulary=self.geometry.vocab, context=decoder.context)
-        check(self.geometry)
+        check(decoder)
         native = kernels.kernels()
         self._mode = mode
         self.use(pool)
@@ -73,7 +73,7 @@ class PackedModel(LanguageModel[PackedCache]):
             intermediate=self.geometry.intermediate,
             vocabulary=self.geometry.vocab,
             eps=decoder.eps,
-            frequencies=decoder.frequencies,
+            frequencies=decoder.rotaries[0].frequencies,
             embedding=packed[f"{EMBEDDING}.weight"],
             layers=[_layer(f"model.layers.{i}", packed, vectors, window) for i, window in enumerate(decoder.windows)],
             norm=vectors[f"{NORM}.weight"],
@@ -146,14 +146,31 @@ class PackedModel(LanguageModel[PackedCache]):
         return logits
 
 
-def check(geometry: Geometry) -> None:
-    """Raise UnsupportedError where native code cannot compute a decoder of this shape."""
-    if geometry.head_dim % HEAD_DIM or geometry.heads % geometry.kv_heads:
+def check(decoder: Decoder) -> None:
+    """Raise UnsupportedError where native code cannot compute ``decoder``."""
+    why = next((why for why, holds in _refused(decoder) if holds), None)
+    if why is not None:
         raise UnsupportedError(
-            f"{geometry.name}: packed models have heads of multiples of {HEAD_DIM} components; these have "
-            f"{geometry.head_dim}",
-            hint="the reference path runs it: --reference",
+            f"{decoder.geometry.name}: packed models cannot compute {why}", hint="the reference path can: --reference"
         )
+
+
+def _refused(decoder: Decoder) -> Iterator[tuple[str, bool]]:
+    geometry, rotary = decoder.geometry, decoder.rotaries[0]
+    yield (
+        f"heads of {geometry.head_dim} components (they want a multiple of {HEAD_DIM})",
+        bool(geometry.head_dim % HEAD_DIM),
+    )
+    yield "experts", geometry.experts is not None
+    yield "attention sinks", geometry.sinks
+    yield "norms behind attention", geometry.output_norms
+    yield "fused weights", geometry.fused
+    yield f"the activation {decoder.activation}", decoder.activation != "silu"
+    yield "capped scores", decoder.attention_cap is not None or decoder.logit_cap is not None
+    yield "scaled embeddings", decoder.embedding_scale != 1 or decoder.norm_offset != 0
+    yield "several rotations", len(decoder.rotaries) > 1 or len(rotary.frequencies) != geometry.head_dim // 2
+    yield "scaled rotations", rotary.scale != 1 or rotary.long_frequencies is not None
+    yield "scaled scores", decoder.attention_scale != geometry.head_dim**-0.5
 
 
 def _layer(
