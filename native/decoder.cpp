@@ -17,12 +17,12 @@ size_t widest(const std::vector<Layer>& layers, const Weight& head) {
 
 }  // namespace
 
-Decoder::Decoder(const PackedKernels& kernels, Mode mode, const Geometry& geometry, std::vector<float> frequencies,
+Decoder::Decoder(const PackedKernels& kernels, Mode mode, const Geometry& geometry, std::vector<Rotation> rotations,
                  const Weight& embedding, std::vector<Layer> layers, const float* norm, const Weight& head)
     : kernels_(kernels),
       mode_(mode),
       geometry_(geometry),
-      frequencies_(std::move(frequencies)),
+      rotations_(std::move(rotations)),
       embedding_(embedding),
       layers_(std::move(layers)),
       norm_(norm),
@@ -37,7 +37,6 @@ void Decoder::make_room(size_t count) {
   for (std::vector<float>* of_queries : {&q_, &attended_}) of_queries->resize(count * queries);
   for (std::vector<float>* of_keys : {&k_, &v_}) of_keys->resize(count * keys);
   for (std::vector<float>* of_mlp : {&gates_, &up_}) of_mlp->resize(count * g.intermediate);
-  for (std::vector<float>* angles : {&cosines_, &sines_}) angles->resize(count * g.head_dim / 2);
   products_.clear();
   for (const Layer& layer : layers_) {
     Products& p = products_.emplace_back();
@@ -57,15 +56,13 @@ void Decoder::step(Pool& pool, std::span<const Token> tokens, size_t start, floa
   const size_t count = tokens.size();
   make_room(count);
   const Geometry& g = geometry_;
-  const size_t half = g.head_dim / 2;
   for (size_t t = 0; t < count; ++t) {
-    kernels_.row(embedding_, static_cast<size_t>(tokens[t].id), x_.data() + t * g.hidden);
-    for (size_t j = 0; j < half; ++j) {
-      const float angle = static_cast<float>(tokens[t].position) * frequencies_[j];
-      cosines_[t * half + j] = std::cos(angle);
-      sines_[t * half + j] = std::sin(angle);
-    }
+    float* x = x_.data() + t * g.hidden;
+    kernels_.row(embedding_, static_cast<size_t>(tokens[t].id), x);
+    if (g.embedding_scale != 1)
+      for (size_t i = 0; i < g.hidden; ++i) x[i] *= g.embedding_scale;
   }
+  turn(tokens);
   const auto normalize = [&](const float* weight, size_t first) {
     pool.run(count - first, [&](size_t t) {
       const size_t at = (first + t) * g.hidden;
@@ -79,32 +76,51 @@ void Decoder::step(Pool& pool, std::span<const Token> tokens, size_t start, floa
     products.qkv.run(pool, normed_.data(), count, buffer_);
     attend(pool, layer, index, tokens);
     products.o.run(pool, attended_.data(), count, buffer_);
-    add(x_.data(), added_.data(), count * g.hidden);
+    add(pool, layer.attention_norm, count);
     normalize(layer.mlp_norm, 0);
     products.gate_up.run(pool, normed_.data(), count, buffer_);
     pool.run(count, [&](size_t t) {
-      kernels_.gate(gates_.data() + t * g.intermediate, up_.data() + t * g.intermediate, g.intermediate);
+      kernels_.gate(g.gate, gates_.data() + t * g.intermediate, up_.data() + t * g.intermediate, g.intermediate);
     });
     products.down.run(pool, gates_.data(), count, buffer_);
-    add(x_.data(), added_.data(), count * g.hidden);
+    add(pool, layer.output_norm, count);
   }
   if (start >= count) return;
   normalize(norm_, start);
   Linears head(kernels_, mode_);
   head.add(head_, nullptr, logits, g.vocabulary);
   head.run(pool, normed_.data() + start * g.hidden, count - start, buffer_);
+  if (g.logit_cap > 0)
+    pool.run(count - start, [&](size_t t) { kernels_.cap(logits + t * g.vocabulary, g.vocabulary, g.logit_cap); });
+}
+
+void Decoder::turn(std::span<const Token> tokens) {
+  cosines_.resize(rotations_.size());
+  sines_.resize(rotations_.size());
+  for (size_t r = 0; r < rotations_.size(); ++r) {
+    const Rotation& rotation = rotations_[r];
+    cosines_[r].clear();
+    sines_[r].clear();
+    for (const Token& token : tokens)
+      for (const float frequency : rotation.frequencies) {
+        const float angle = static_cast<float>(token.position) * frequency;
+        cosines_[r].push_back(std::cos(angle) * rotation.scale);
+        sines_[r].push_back(std::sin(angle) * rotation.scale);
+      }
+  }
 }
 
 void Decoder::attend(Pool& pool, const Layer& layer, size_t index, std::span<const Token> tokens) {
   const Geometry& g = geometry_;
-  const size_t half = g.head_dim / 2, group = g.heads / g.kv_heads;
-  const float scale = 1 / std::sqrt(static_cast<float>(g.head_dim));
+  const size_t half = rotations_[layer.rotation].frequencies.size(), group = g.heads / g.kv_heads;
+  const float* cosines = cosines_[layer.rotation].data();
+  const float* sines = sines_[layer.rotation].data();
   const auto of_head = [&](uint16_t* memory, size_t t, size_t head) {
     return memory + (index * g.kv_heads + head) * tokens[t].cache.capacity * g.head_dim;
   };
   const auto turn = [&](size_t t, float* vector, const float* norm, float factor) {
     if (norm != nullptr) kernels_.normalize(vector, norm, g.head_dim, g.eps, vector);
-    kernels_.rotate(vector, cosines_.data() + t * half, sines_.data() + t * half, half, factor);
+    kernels_.rotate(vector, g.head_dim, cosines + t * half, sines + t * half, half, factor);
   };
   const auto prepare = [&](size_t head) {
     for (size_t t = 0; t < tokens.size(); ++t) {
@@ -117,11 +133,11 @@ void Decoder::attend(Pool& pool, const Layer& layer, size_t index, std::span<con
   const auto answer = [&](size_t head, size_t t) {
     thread_local std::vector<float> scores;
     const size_t at = (t * g.heads + head * group) * g.head_dim;
-    for (size_t i = 0; i < group; ++i) turn(t, q_.data() + at + i * g.head_dim, layer.q_norm, scale);
+    for (size_t i = 0; i < group; ++i) turn(t, q_.data() + at + i * g.head_dim, layer.q_norm, g.attention_scale);
     const size_t last = tokens[t].position + 1;
     const size_t first = layer.window != 0 && last > layer.window ? last - layer.window : 0;
     const Attention seen{of_head(tokens[t].cache.keys, t, head), of_head(tokens[t].cache.values, t, head), g.head_dim,
-                         first, last};
+                         first, last, g.attention_cap};
     if (scores.size() < seen.scores()) scores.resize(2 * seen.scores());
     kernels_.attend(seen, q_.data() + at, group, scores.data(), attended_.data() + at);
   };
@@ -136,8 +152,15 @@ void Decoder::attend(Pool& pool, const Layer& layer, size_t index, std::span<con
   pool.run(g.kv_heads * tokens.size(), [&](size_t i) { answer(i % g.kv_heads, i / g.kv_heads); });
 }
 
-void Decoder::add(float* x, const float* y, size_t count) const {
-  for (size_t i = 0; i < count; ++i) x[i] += y[i];
+// What has been computed joins the residual, behind a norm where there is one.
+void Decoder::add(Pool& pool, const float* norm, size_t count) {
+  const size_t hidden = geometry_.hidden;
+  pool.run(count, [&](size_t t) {
+    float* x = x_.data() + t * hidden;
+    float* y = added_.data() + t * hidden;
+    if (norm != nullptr) kernels_.normalize(y, norm, hidden, geometry_.eps, y);
+    for (size_t i = 0; i < hidden; ++i) x[i] += y[i];
+  });
 }
 
 }  // namespace halve

@@ -1,4 +1,5 @@
-// A decoder of the Llama family: one call a step, from tokens to logits. halve.runtime.families.llama is the reference.
+// A decoder: one call a step, from tokens to logits. halve.models.decoder says what the numbers mean, and
+// halve.runtime.transformer is the reference.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -18,6 +19,17 @@ struct Geometry {
   size_t intermediate;
   size_t vocabulary;
   float eps;
+  float embedding_scale;
+  float attention_scale;
+  float attention_cap;  // 0: none
+  float logit_cap;      // 0: none
+  Gate gate;
+};
+
+// Radians a position of the first components of a head; cosines and sines are multiplied by `scale`.
+struct Rotation {
+  std::vector<float> frequencies;
+  float scale;
 };
 
 struct Linear {
@@ -33,6 +45,9 @@ struct Layer {
   Linear o;
   const float* mlp_norm;
   Linear gate, up, down;
+  const float* attention_norm;  // behind attention and MLP; null: none
+  const float* output_norm;
+  size_t rotation;
   size_t window;  // positions that a query sees, its own included; 0: all before it
 };
 
@@ -53,7 +68,7 @@ struct Token {
 class Decoder {
  public:
   // Weights and arrays are not copied.
-  Decoder(const PackedKernels& kernels, Mode mode, const Geometry& geometry, std::vector<float> frequencies,
+  Decoder(const PackedKernels& kernels, Mode mode, const Geometry& geometry, std::vector<Rotation> rotations,
           const Weight& embedding, std::vector<Layer> layers, const float* norm, const Weight& head);
 
   const Geometry& geometry() const { return geometry_; }
@@ -71,12 +86,13 @@ class Decoder {
 
   void make_room(size_t count);
   void attend(Pool& pool, const Layer& layer, size_t index, std::span<const Token> tokens);
-  void add(float* x, const float* y, size_t count) const;
+  void add(Pool& pool, const float* norm, size_t count);
+  void turn(std::span<const Token> tokens);
 
   const PackedKernels& kernels_;
   const Mode mode_;
   const Geometry geometry_;
-  const std::vector<float> frequencies_;  // radians a position, [head_dim / 2]
+  const std::vector<Rotation> rotations_;
   const Weight& embedding_;
   const std::vector<Layer> layers_;
   const float* norm_;
@@ -84,7 +100,8 @@ class Decoder {
 
   size_t room_ = 0;  // tokens that the buffers below hold
   std::vector<Products> products_;
-  std::vector<float> x_, normed_, q_, k_, v_, attended_, added_, gates_, up_, cosines_, sines_;
+  std::vector<float> x_, normed_, q_, k_, v_, attended_, added_, gates_, up_;
+  std::vector<std::vector<float>> cosines_, sines_;  // of each rotation
   ActivationBuffer buffer_;
 };
 

@@ -94,6 +94,8 @@ struct BatchProduct {
   uint8_t form;
 };
 
+enum class Gate : uint8_t { Silu, GeluTanh };
+
 // What one query sees: positions first ... last - 1 of the keys and values of one head (native/transformer.inc).
 struct Attention {
   const uint16_t* keys;
@@ -101,6 +103,7 @@ struct Attention {
   size_t head_dim;  // a multiple of 16
   size_t first;
   size_t last;
+  float cap;  // scores s become cap * tanh(s / cap); 0: they stay
 
   // Numbers of scratch memory.
   size_t scores() const { return 8 * ((last + kGroupRows - 1) / kGroupRows * kGroupRows); }
@@ -124,8 +127,9 @@ struct PackedKernels {
   void (*row)(const Weight&, size_t row, float* values);
 
   void (*normalize)(const float* x, const float* weight, size_t n, float eps, float* y);
-  void (*gate)(float* gates, const float* up, size_t n);
-  void (*rotate)(float* head, const float* cosines, const float* sines, size_t half, float factor);
+  void (*gate)(Gate, float* gates, const float* up, size_t n);
+  void (*cap)(float* x, size_t n, float cap);
+  void (*rotate)(float* head, size_t head_dim, const float* cosines, const float* sines, size_t half, float factor);
   void (*remember)(const float* key, const float* value, size_t head_dim, size_t position, uint16_t* keys,
                    uint16_t* values);
   // `count` heads, whose queries come scaled, with the same keys and values.

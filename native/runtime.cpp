@@ -1,5 +1,6 @@
 // The Python border of native/decoder.h: halve.runtime.packed.decoder.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -19,6 +20,8 @@ namespace {
 using Floats = Array<const float>;
 using MaybeFloats = std::optional<Floats>;
 
+constexpr std::pair<const char*, Gate> kGates[] = {{"silu", Gate::Silu}, {"gelu_tanh", Gate::GeluTanh}};
+
 const float* numbers(const MaybeFloats& array, size_t size, const char* name) {
   if (!array.has_value()) return nullptr;
   require_sizes(array->size(), size, name);
@@ -36,9 +39,10 @@ const Weight& weight_of(const nb::handle& object, size_t rows, size_t columns, c
 
 struct PythonLayer {
   Floats input_norm, mlp_norm;
-  MaybeFloats q_norm, k_norm;
+  MaybeFloats q_norm, k_norm, attention_norm, output_norm;
   std::vector<nb::object> linears;  // q, k, v, o, gate, up, down
   std::vector<MaybeFloats> biases;
+  size_t rotation;
   size_t window;
 };
 
@@ -59,6 +63,9 @@ Layer layer_of(const PythonLayer& from, const Geometry& g) {
   layer.mlp_norm = numbers(from.mlp_norm, g.hidden, "a norm");
   layer.q_norm = numbers(from.q_norm, g.head_dim, "a norm of heads");
   layer.k_norm = numbers(from.k_norm, g.head_dim, "a norm of heads");
+  layer.attention_norm = numbers(from.attention_norm, g.hidden, "a norm");
+  layer.output_norm = numbers(from.output_norm, g.hidden, "a norm");
+  layer.rotation = from.rotation;
   layer.q = linears[0];
   layer.k = linears[1];
   layer.v = linears[2];
@@ -72,19 +79,26 @@ Layer layer_of(const PythonLayer& from, const Geometry& g) {
 
 class PythonDecoder {
  public:
-  PythonDecoder(const PackedKernels& kernels, const std::string& mode, const Geometry& g, const Floats& frequencies,
+  PythonDecoder(const PackedKernels& kernels, const std::string& mode, const Geometry& g,
+                const std::vector<std::pair<Floats, double>>& rotations,
                 nb::object embedding, const nb::list& layers, Floats norm, nb::object head)
       : embedding_(std::move(embedding)), layers_(layers), norm_(std::move(norm)), head_(std::move(head)) {
     require(g.hidden > 0 && g.heads > 0 && g.kv_heads > 0 && g.intermediate > 0 && g.vocabulary > 0, "a size is zero");
     require(g.heads % g.kv_heads == 0, "query heads are a multiple of key heads");
     require(g.head_dim > 0 && g.head_dim % 16 == 0, "heads have a multiple of 16 components");
-    require_sizes(frequencies.size(), g.head_dim / 2, "frequencies");
-    require_aligned(frequencies);
+    std::vector<Rotation> turns;
+    for (const auto& [frequencies, scale] : rotations) {
+      require(frequencies.size() <= g.head_dim / 2, "a rotation has more frequencies than half a head");
+      require_aligned(frequencies);
+      turns.push_back({std::vector<float>(frequencies.data(), frequencies.data() + frequencies.size()), static_cast<float>(scale)});
+    }
     std::vector<Layer> native;
-    for (const nb::handle layer : layers_) native.push_back(layer_of(nb::cast<const PythonLayer&>(layer), g));
+    for (const nb::handle layer : layers_) {
+      native.push_back(layer_of(nb::cast<const PythonLayer&>(layer), g));
+      require(native.back().rotation < turns.size(), "there is no such rotation");
+    }
     decoder_ = std::make_unique<Decoder>(
-        kernels, named(kModes, mode, "mode"), g,
-        std::vector<float>(frequencies.data(), frequencies.data() + frequencies.size()),
+        kernels, named(kModes, mode, "mode"), g, std::move(turns),
         weight_of(embedding_, g.vocabulary, g.hidden, "embedding"), std::move(native),
         numbers(norm_, g.hidden, "a norm"), weight_of(head_, g.vocabulary, g.hidden, "head"));
   }
@@ -154,26 +168,33 @@ void bind_runtime(nb::module_& m) {
       .def(
           "__init__",
           [](PythonLayer* self, Floats input_norm, Floats mlp_norm, MaybeFloats q_norm, MaybeFloats k_norm,
-             std::vector<nb::object> linears, std::vector<MaybeFloats> biases, size_t window) {
-            new (self) PythonLayer{std::move(input_norm), std::move(mlp_norm), std::move(q_norm), std::move(k_norm),
-                                   std::move(linears),    std::move(biases),   window};
+             MaybeFloats attention_norm, MaybeFloats output_norm, std::vector<nb::object> linears,
+             std::vector<MaybeFloats> biases, size_t rotation, size_t window) {
+            new (self) PythonLayer{std::move(input_norm),     std::move(mlp_norm),    std::move(q_norm),
+                                   std::move(k_norm),         std::move(attention_norm), std::move(output_norm),
+                                   std::move(linears),        std::move(biases),      rotation, window};
           },
           nb::kw_only(), "input_norm"_a.noconvert(), "mlp_norm"_a.noconvert(), "q_norm"_a.noconvert().none(),
-          "k_norm"_a.noconvert().none(), "linears"_a, "biases"_a.noconvert(), "window"_a);
+          "k_norm"_a.noconvert().none(), "attention_norm"_a.noconvert().none(), "output_norm"_a.noconvert().none(),
+          "linears"_a, "biases"_a.noconvert(), "rotation"_a, "window"_a);
 
   nb::class_<PythonDecoder>(m, "Decoder")
       .def(
           "__init__",
           [](PythonDecoder* self, const PackedKernels& kernels, const std::string& mode, size_t hidden, size_t heads,
              size_t kv_heads, size_t head_dim, size_t intermediate, size_t vocabulary, float eps,
-             const Floats& frequencies, nb::object embedding, const nb::list& layers, Floats norm, nb::object head) {
-            new (self) PythonDecoder(kernels, mode,
-                                     {hidden, heads, kv_heads, head_dim, intermediate, vocabulary, eps}, frequencies,
-                                     std::move(embedding), layers, std::move(norm), std::move(head));
+             float embedding_scale, float attention_scale, float attention_cap, float logit_cap,
+             const std::string& gate, const std::vector<std::pair<Floats, double>>& rotations, nb::object embedding,
+             const nb::list& layers, Floats norm, nb::object head) {
+            const Geometry geometry{hidden,          heads,         kv_heads,  head_dim,
+                                    intermediate,    vocabulary,    eps,       embedding_scale,
+                                    attention_scale, attention_cap, logit_cap, named(kGates, gate, "gate")};
+            new (self) PythonDecoder(kernels, mode, geometry, rotations, std::move(embedding), layers, std::move(norm),
+                                     std::move(head));
           },
           "kernels"_a, nb::kw_only(), "mode"_a, "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "intermediate"_a,
-          "vocabulary"_a, "eps"_a, "frequencies"_a.noconvert(), "embedding"_a, "layers"_a, "norm"_a.noconvert(),
-          "head"_a)
+          "vocabulary"_a, "eps"_a, "embedding_scale"_a, "attention_scale"_a, "attention_cap"_a, "logit_cap"_a,
+          "gate"_a, "rotations"_a.noconvert(), "embedding"_a, "layers"_a, "norm"_a.noconvert(), "head"_a)
       .def("step", &PythonDecoder::step, "pool"_a, "tokens"_a.noconvert(), nb::kw_only(), "position"_a,
            "keys"_a.noconvert(), "values"_a.noconvert(), "logits"_a.noconvert())
       .def("step_each", &PythonDecoder::step_each, "pool"_a, "tokens"_a.noconvert(), nb::kw_only(), "positions"_a,

@@ -219,12 +219,15 @@ class DecoderLayer:
         mlp_norm: NDArray[np.float32],
         q_norm: NDArray[np.float32] | None,
         k_norm: NDArray[np.float32] | None,
+        attention_norm: NDArray[np.float32] | None,
+        output_norm: NDArray[np.float32] | None,
         linears: Sequence[PackedWeight],
         biases: Sequence[NDArray[np.float32] | None],
+        rotation: int,
         window: int,
     ) -> None: ...
 
-# A decoder of the Llama family (native/decoder.h). `head` may be the embedding.
+# A decoder (native/decoder.h). `head` may be the embedding; a cap of 0 is none; `gate` is silu or gelu_tanh.
 @final
 class Decoder:
     def __init__(
@@ -239,7 +242,12 @@ class Decoder:
         intermediate: int,
         vocabulary: int,
         eps: float,
-        frequencies: NDArray[np.float32],
+        embedding_scale: float,
+        attention_scale: float,
+        attention_cap: float,
+        logit_cap: float,
+        gate: str,
+        rotations: Sequence[tuple[NDArray[np.float32], float]],
         embedding: PackedWeight,
         layers: list[DecoderLayer],
         norm: NDArray[np.float32],

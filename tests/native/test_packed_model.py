@@ -13,7 +13,7 @@ from halve.runtime.packed import kernels, reference
 from halve.runtime.packed.load import load, load_quickest
 from halve.runtime.packed.model import PackedModel
 from native.test_packed import PACKED_ISAS
-from tiny import llama
+from tiny import families, llama
 
 # Of logits up to 14: the order of sums, and now and then a half that rounds the other way because of it.
 CLOSE, CLOSE_ON_THE_WHOLE = 5e-2, 1e-3
@@ -34,7 +34,7 @@ def isa(request, monkeypatch):
 @pytest.fixture
 def checkpoint(tmp_path):
     def make(name, **changes):
-        return llama.write_decoder(tmp_path / name, llama.decoder_config(name, **(SIZES | changes)))
+        return families.write(tmp_path / name, families.config_of(name, **(SIZES | changes)))
 
     return make
 
@@ -58,7 +58,19 @@ def expected_logits(path, tokens, mode="exact"):
     return model.logits(tokens, model.new_cache(as_halves))
 
 
-@pytest.mark.parametrize("name", llama.DECODERS)
+EXPERTS = ("qwen3_moe", "qwen3_moe_mixed", "gpt_oss", "gpt_oss_default")
+LONG = ("phi3_long", "phi3_short")  # for heads of 8
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_families_that_the_reference_path_runs(checkpoint, name):
+    path = checkpoint(name)
+    with pytest.raises(UnsupportedError, match="cannot compute"):
+        load(path, threads=1)
+    assert load_quickest(path).engine == "reference path"
+
+
+@pytest.mark.parametrize("name", [name for name in families.DECODERS if name not in EXPERTS + LONG])
 def test_logits_are_the_references(checkpoint, name):
     path = checkpoint(name)
     model = load(path, mode="exact", threads=1)
@@ -86,7 +98,7 @@ def test_schemes_and_modes(checkpoint, tmp_path, scheme, mode):
     assert np.abs(model.logits(tokens) - exact).mean() < 2 * lost["bf16"]
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma2", "gemma3", "phi3_partial"])
 @pytest.mark.parametrize("sizes", [[1] * 40, [7, 33], [39, 1], [16, 1, 15, 8]], ids=str)
 def test_steps_give_what_the_whole_gives(checkpoint, name, sizes):
     model = load(checkpoint(name), mode="exact", threads=1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from halve.codecs import dispatch
 from halve.errors import CheckpointError, UnsupportedError
 from halve.models.decoder import EMBEDDING, NORM, Decoder
 from halve.models.geometry import Geometry
@@ -18,16 +19,11 @@ from halve.runtime.packed.kernels import Mode
 from halve.runtime.packed.weight import Weight
 
 if TYPE_CHECKING:
-    from halve._native import DecoderLayer, PackedWeight, Pool
+    from halve._native import DecoderLayer, Pool
 
 Array = NDArray[np.float32]
 CHUNK = 256  # tokens that pass the layers together
 HEAD_DIM = 16  # heads have a multiple of as many components
-
-_LINEARS = (
-    *(f"self_attn.{name}_proj" for name in "qkvo"),
-    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-)
 
 
 class PackedModel(LanguageModel[PackedCache]):
@@ -56,8 +52,7 @@ class PackedModel(LanguageModel[PackedCache]):
         self._mode = mode
         self.use(pool)
         self.blocks = {name: weight.block for name, weight in weights.items()}
-        packed = {name: weight.native() for name, weight in weights.items()}
-        head = packed[f"{EMBEDDING if self.geometry.tied else OUTPUT_HEAD}.weight"]
+        embedding = weights[f"{EMBEDDING}.weight"].native()
         self.nbytes = sum(
             weight.nbytes(weight.block, weight.rows, weight.columns)
             for name, weight in weights.items()
@@ -73,11 +68,16 @@ class PackedModel(LanguageModel[PackedCache]):
             intermediate=self.geometry.intermediate,
             vocabulary=self.geometry.vocab,
             eps=decoder.eps,
-            frequencies=decoder.rotaries[0].frequencies,
-            embedding=packed[f"{EMBEDDING}.weight"],
-            layers=[_layer(f"model.layers.{i}", packed, vectors, window) for i, window in enumerate(decoder.windows)],
-            norm=vectors[f"{NORM}.weight"],
-            head=head,
+            embedding_scale=decoder.embedding_scale,
+            attention_scale=decoder.attention_scale,
+            attention_cap=decoder.attention_cap or 0.0,
+            logit_cap=decoder.logit_cap or 0.0,
+            gate=decoder.activation,
+            rotations=[(dispatch.plain(rotary.frequencies), float(rotary.scale)) for rotary in decoder.rotaries],
+            embedding=embedding,
+            layers=[_Parts(decoder, index, weights, vectors).layer() for index in range(self.geometry.layers)],
+            norm=_norm(decoder, vectors[f"{NORM}.weight"]),
+            head=embedding if self.geometry.tied else weights[f"{OUTPUT_HEAD}.weight"].native(),
         )
 
     def use(self, pool: "Pool") -> None:
@@ -156,32 +156,68 @@ def check(decoder: Decoder) -> None:
 
 
 def _refused(decoder: Decoder) -> Iterator[tuple[str, bool]]:
-    geometry, rotary = decoder.geometry, decoder.rotaries[0]
-    yield (
-        f"heads of {geometry.head_dim} components (they want a multiple of {HEAD_DIM})",
-        bool(geometry.head_dim % HEAD_DIM),
-    )
+    geometry = decoder.geometry
+    heads = f"heads of {geometry.head_dim} components (they want a multiple of {HEAD_DIM})"
+    yield heads, bool(geometry.head_dim % HEAD_DIM)
     yield "experts", geometry.experts is not None
     yield "attention sinks", geometry.sinks
-    yield "norms behind attention", geometry.output_norms
-    yield "fused weights", geometry.fused
-    yield f"the activation {decoder.activation}", decoder.activation != "silu"
-    yield "capped scores", decoder.attention_cap is not None or decoder.logit_cap is not None
-    yield "scaled embeddings", decoder.embedding_scale != 1 or decoder.norm_offset != 0
-    yield "several rotations", len(decoder.rotaries) > 1 or len(rotary.frequencies) != geometry.head_dim // 2
-    yield "scaled rotations", rotary.scale != 1 or rotary.long_frequencies is not None
-    yield "scaled scores", decoder.attention_scale != geometry.head_dim**-0.5
+    yield f"the activation {decoder.activation}", decoder.activation not in ("silu", "gelu_tanh")
+    yield "rotations of long texts", any(rotary.long_frequencies is not None for rotary in decoder.rotaries)
+    yield "fused weights that do not part at multiples of 16", geometry.fused and bool(geometry.intermediate % HEAD_DIM)
 
 
-def _layer(
-    name: str, weights: "Mapping[str, PackedWeight]", vectors: Mapping[str, Array], window: int | None
-) -> "DecoderLayer":
-    return kernels.native.DecoderLayer(
-        input_norm=vectors[f"{name}.input_layernorm.weight"],
-        mlp_norm=vectors[f"{name}.post_attention_layernorm.weight"],
-        q_norm=vectors.get(f"{name}.self_attn.q_norm.weight"),
-        k_norm=vectors.get(f"{name}.self_attn.k_norm.weight"),
-        linears=[weights[f"{name}.{linear}.weight"] for linear in _LINEARS],
-        biases=[vectors.get(f"{name}.{linear}.bias") for linear in _LINEARS],
-        window=window or 0,
-    )
+def _norm(decoder: Decoder, weight: Array) -> Array:
+    """A norm's weight with what is added to it."""
+    return weight + np.float32(decoder.norm_offset) if decoder.norm_offset else weight
+
+
+class _Parts:
+    """What decoder layer ``index`` is made of."""
+
+    def __init__(
+        self, decoder: Decoder, index: int, weights: Mapping[str, Weight], vectors: Mapping[str, Array]
+    ) -> None:
+        self._decoder, self._geometry, self._index = decoder, decoder.geometry, index
+        self._weights, self._vectors = weights, vectors
+        self._name = f"model.layers.{index}"
+
+    def layer(self) -> "DecoderLayer":
+        """The layer as native code takes it."""
+        geometry, outer = self._geometry, self._geometry.output_norms
+        linears = [*self._qkv(), ("self_attn.o_proj", 0, geometry.hidden), *self._mlp()]
+        norms = "pre_feedforward" if outer else "post_attention"
+        return kernels.native.DecoderLayer(
+            input_norm=self._norm("input_layernorm"),
+            mlp_norm=self._norm(f"{norms}_layernorm"),
+            q_norm=self._norm("self_attn.q_norm") if geometry.qk_norm else None,
+            k_norm=self._norm("self_attn.k_norm") if geometry.qk_norm else None,
+            attention_norm=self._norm("post_attention_layernorm") if outer else None,
+            output_norm=self._norm("post_feedforward_layernorm") if outer else None,
+            linears=[self._weights[f"{self._name}.{module}.weight"].native(*rows) for module, *rows in linears],
+            biases=[self._bias(*linear) for linear in linears],
+            rotation=self._decoder.rotary_of[self._index],
+            window=self._decoder.windows[self._index] or 0,
+        )
+
+    def _norm(self, module: str) -> Array:
+        return _norm(self._decoder, self._vectors[f"{self._name}.{module}.weight"])
+
+    def _bias(self, module: str, start: int, stop: int) -> Array | None:
+        bias = self._vectors.get(f"{self._name}.{module}.bias")
+        return None if bias is None else bias[start:stop]
+
+    def _qkv(self) -> Iterator[tuple[str, int, int]]:
+        """Module and rows of q, k and v."""
+        geometry, start = self._geometry, 0
+        for part, heads in zip("qkv", (geometry.heads, geometry.kv_heads, geometry.kv_heads), strict=True):
+            rows = heads * geometry.head_dim
+            yield ("self_attn.qkv_proj", start, start + rows) if geometry.fused else (f"self_attn.{part}_proj", 0, rows)
+            start += rows
+
+    def _mlp(self) -> Iterator[tuple[str, int, int]]:
+        """Module and rows of gate, up and down."""
+        geometry, rows = self._geometry, self._geometry.intermediate
+        for number, part in enumerate(("gate", "up")):
+            start = number * rows
+            yield ("mlp.gate_up_proj", start, start + rows) if geometry.fused else (f"mlp.{part}_proj", 0, rows)
+        yield "mlp.down_proj", 0, geometry.hidden

@@ -1,6 +1,6 @@
 """A linear layer's weight, packed."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from halve.schemes.table import Block
 
 if TYPE_CHECKING:
     from halve._native import PackedWeight
+
+Number = TypeVar("Number", np.uint8, np.float32)
 
 
 class Weight:
@@ -74,19 +76,28 @@ class Weight:
             self._interleave(self._offsets, first, rows.offsets)
         self._factor = 1.0 if q.tensor_scale is None else q.tensor_scale
 
-    def native(self) -> "PackedWeight":
-        """What native code multiplies; it keeps the memory alive."""
+    def native(self, start: int = 0, stop: int | None = None) -> "PackedWeight":
+        """What native code multiplies; it keeps the memory alive. Of rows ``start..stop``, ``start`` a multiple of 16.
+
+        Raises UnsupportedError where there is no native module.
+        """
         kernels.require()
         packed = self._packing
+        stop = self.rows if stop is None else stop
+        first, last, groups = start // GROUP, -(-stop // GROUP), -(-self.rows // GROUP)
+
+        def part(array: NDArray[Number]) -> NDArray[Number]:
+            return array.reshape(groups, -1)[first:last].reshape(-1)
+
         return kernels.native.PackedWeight(
             element=packed.element,
             scale=packed.scale,
-            rows=self.rows,
+            rows=stop - start,
             columns=self.columns,
             block=packed.block_columns(self.columns),
-            lines=self._lines,
-            scales=self._scales,
-            offsets=self._offsets,
+            lines=part(self._lines),
+            scales=part(self._scales),
+            offsets=None if self._offsets is None else part(self._offsets),
             table=table(self.block) if packed.element == "coded" else None,
             factor=self._factor,
         )
