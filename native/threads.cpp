@@ -1,5 +1,7 @@
 #include "threads.h"
 
+#include <unistd.h>
+
 #include "float_environment.h"
 
 #if defined(__x86_64__)
@@ -24,11 +26,15 @@ void pause() {
 
 }  // namespace
 
-Pool::Pool(size_t threads) {
+Pool::Pool(size_t threads) : process_(getpid()) {
   for (size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
 }
 
 Pool::~Pool() {
+  if (getpid() != process_) {
+    for (std::thread& worker : workers_) worker.detach();
+    return;
+  }
   closing_ = true;
   calls_.fetch_add(1, std::memory_order_release);
   calls_.notify_all();

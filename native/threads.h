@@ -48,6 +48,7 @@ class Pool {
   alignas(64) std::atomic<uint32_t> calls_{0};
   std::atomic<bool> closing_{false};
   std::vector<std::thread> workers_;
+  const long process_;  // whose workers they are: a forked one has none
 };
 
 }  // namespace halve

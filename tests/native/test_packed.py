@@ -1,5 +1,9 @@
 """Packed weights and their products: every block, mode, instruction set, odd shapes, numbers of threads, errors."""
 
+import os
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -229,6 +233,26 @@ def test_weights_that_are_not_numbers(packed, name):
     tensor.codes[3, 5] = {"fp32": 0xFF800000, "bf16": 0x7FC0, "fp16": 0xFC00, "fp8": 0xFF}[name]
     with pytest.raises(FormatError, match="NaN or Inf"):
         Weight.of(tensor)
+
+
+def test_a_forked_process_computes_alone(tmp_path):
+    """Workers stay behind in the parent: nobody waits for them, not even at the end."""
+    program = f"""
+import os, sys
+import numpy as np
+from native.test_packed import SCHEMES, Product, Weight, activations, kernels, weight
+product = Product([Weight.of(weight(SCHEMES["nvfp4"].weight, 500, 512))], kernels.native.Pool(3))
+before = product(activations(512))[0]
+child = os.fork()
+if child == 0:
+    np.save({str(tmp_path / "child.npy")!r}, product(activations(512))[0])
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+np.testing.assert_array_equal(np.load({str(tmp_path / "child.npy")!r}), before)
+"""
+    pytest.importorskip("halve._native", reason="halve was installed without its native module")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)
 
 
 def test_more_threads_than_cores():
