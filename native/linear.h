@@ -68,7 +68,8 @@ class Linears {
       thread_local std::vector<float> work;
       if (work.size() < batch.count * kBatchWork) work.resize(batch.count * kBatchWork);
       part.batch.run(*part.weight, batch, part.y, part.stride, first, last, work.data());
-      for (size_t vector = 0; vector < batch.count; ++vector) add_bias(part, part.y + vector * part.stride, first, last);
+      for (size_t vector = 0; vector < batch.count; ++vector)
+        add_bias(part, part.y + vector * part.stride, first, last);
     });
   }
 

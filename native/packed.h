@@ -1,7 +1,7 @@
 // Products of packed weights with vectors of activations.
 //
-// A packed weight has its rows in groups of sixteen, interleaved: a line of 64 bytes holds 32 bits of each of the sixteen
-// rows, so that a sum over columns runs down one lane, without horizontal sums, on every instruction set. By element:
+// A packed weight has its rows in groups of sixteen, interleaved: a line of 64 bytes holds 32 bits of each of the
+// sixteen rows, so that a sum over columns runs down one lane, without horizontal sums, on every instruction set. By element:
 //
 //   4 bits   8 columns a line; byte b of a lane: column b in the low nibble, column 4 + b in the high one
 //   8 bits   4 columns a line, in order; 16 bits: 2 columns; 32 bits: 1
@@ -88,8 +88,8 @@ struct Batch {
 constexpr size_t kBatchWork = 2 * kGroupRows;  // numbers of scratch memory for each vector of a batch
 
 struct BatchProduct {
-  // As `Product::run`; the product with the next vector is `stride` numbers further. Weights are multiplied in bf16 where
-  // the activations are.
+  // As `Product::run`; the product with the next vector is `stride` numbers further. Weights are multiplied in bf16
+  // where the activations are.
   void (*run)(const Weight&, const Batch&, float* y, size_t stride, size_t first, size_t last, float* work);
   uint8_t form;
 };

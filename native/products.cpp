@@ -85,8 +85,8 @@ void interleave(const PackedKernels& k, const nb::ndarray<nb::ro, nb::c_contig, 
   k.interleave(codes.data(), rows, columns, padded, code_bits, flip, lines.data());
 }
 
-void multiply_all(const PackedKernels& k, Pool& pool, const std::vector<const PackedWeight*>& weights, const Array<const float>& x,
-              const std::vector<Array<float>>& outputs, const std::string& mode_name) {
+void multiply_all(const PackedKernels& k, Pool& pool, const std::vector<const PackedWeight*>& weights,
+                  const Array<const float>& x, const std::vector<Array<float>>& outputs, const std::string& mode_name) {
   const Mode mode = named(kModes, mode_name, "mode");
   require(!weights.empty() && weights.size() == outputs.size(), "every weight has an output");
   require_aligned(x);
@@ -148,7 +148,8 @@ void bind_products(nb::module_& m) {
 
   nb::class_<PackedKernels>(m, "PackedKernels")
       .def_prop_ro("isa", [](const PackedKernels& k) { return k.isa; })
-      .def("interleave", &interleave, "codes"_a.noconvert(), nb::kw_only(), "padded"_a, "bits"_a, "flip"_a, "lines"_a.noconvert())
+      .def("interleave", &interleave, "codes"_a.noconvert(), nb::kw_only(), "padded"_a, "bits"_a, "flip"_a,
+           "lines"_a.noconvert())
       .def("multiply", &multiply_all, "pool"_a, "weights"_a, "x"_a.noconvert(), "outputs"_a.noconvert(), "mode"_a)
       .def("read", &read, "pool"_a, "memory"_a.noconvert());
 

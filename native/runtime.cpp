@@ -90,7 +90,8 @@ class PythonDecoder {
     for (const auto& [frequencies, scale] : rotations) {
       require(frequencies.size() <= g.head_dim / 2, "a rotation has more frequencies than half a head");
       require_aligned(frequencies);
-      turns.push_back({std::vector<float>(frequencies.data(), frequencies.data() + frequencies.size()), static_cast<float>(scale)});
+      const float* first = frequencies.data();
+      turns.push_back({std::vector<float>(first, first + frequencies.size()), static_cast<float>(scale)});
     }
     std::vector<Layer> native;
     for (const nb::handle layer : layers_) {
