@@ -10,27 +10,28 @@ the ratio is halve's mean over the peer's. What was evaluated before (by its byt
 import argparse
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 import accuracy
-import halve
 import peers
 import texts
 from halve.checkpoint.hf import HfCheckpoint
 from halve.evaluate import builtin, passages
 from halve.evaluate.evaluator import Evaluator
-from halve.pipeline import smollm2
-from halve.pipeline.calibrate import WINDOW, WINDOWS, calibrate
+from halve.pipeline.calibrate import WINDOW, WINDOWS
 from halve.runtime.text import Tokenizer
 from measure import Figure
 
 PEER = "llm-compressor"
-METHODS = {  # a method of the peer -> the algorithm of halve that asks as much
-    "nvfp4a16": {"rtn": "rtn", "imatrix": "hessian_diag", "awq": "gptq", "gptq": "gptq"},
-    "w4a16": {"rtn": "rtn", "imatrix": "hessian_diag", "awq": "gptq", "gptq": "gptq"},
+SCHEMES = ("nvfp4a16", "w4a16")
+METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # of the peer -> algorithm and transforms of halve that ask as much
+    "rtn": ("rtn", ()),
+    "imatrix": ("hessian_diag", ()),
+    "awq": ("hessian_diag", ("awq",)),
+    "gptq": ("gptq", ()),
 }
 
 
@@ -46,33 +47,21 @@ def tokens(source: Path, file: Path) -> Path:
     return file
 
 
-def rivals(only: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """Scheme, method of the peer, algorithm of halve."""
-    for scheme, methods in METHODS.items():
-        for method, algorithm in methods.items():
-            if not only or scheme in only:
-                yield scheme, method, algorithm
-
-
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="4 passages of each kind instead of 20")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--only", action="append", default=[], help="one scheme")
+    parser.add_argument("--only", action="append", choices=SCHEMES, help="one scheme")
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks/accuracy"), help="scratch folder")
     args = parser.parse_args()
     count = 4 if args.quick else 20
-    source, stats = args.work / "source", args.work / "stats.safetensors"
     args.work.mkdir(parents=True, exist_ok=True)
-    if not source.exists():
-        halve.quantize(smollm2.fetch(), source, "bf16")
-    if not stats.exists():
-        calibrate(source, stats)
+    source, stats = accuracy.prepared(args.work)
     windows = tokens(source, args.work / "tokens.json")
     with Evaluator(source, texts=[kind.text for kind in texts.KINDS], windows=count) as evaluator:
-        for scheme, method, algorithm in rivals(args.only):
-            row = accuracy.Row(scheme, algorithm)
+        for scheme, method in product(args.only or SCHEMES, METHODS):
+            row = accuracy.Row(scheme, *METHODS[method])
             ours = accuracy.measure(row, source, stats, evaluator, passages=count, work=args.work)
             out = args.work / f"{PEER}-{scheme}-{method}"
             shutil.rmtree(out, ignore_errors=True)  # of an interrupted run
@@ -81,7 +70,7 @@ def main() -> None:
             theirs = accuracy.evaluated(out, evaluator, activations=False, passages=count, work=args.work)
             mean = float(np.concatenate([np.array(values) for values in theirs.values()]).mean())
             Figure(
-                metric=f"{scheme}_{algorithm}_kld",
+                metric=f"{row.name}_kld",
                 value=ours.mean,
                 unit="nats/token",
                 peer=f"{PEER} {method}",
