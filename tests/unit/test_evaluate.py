@@ -16,6 +16,7 @@ from halve.evaluate.evaluator import Evaluator, evaluate
 from halve.evaluate.operands import rounded
 from halve.evaluate.text import Text
 from halve.runtime.load import load
+from halve.runtime.packed.kernels import native
 from halve.schemes.quantize import dequantize, quantize, tensor_scale
 from tiny import llama, speaker
 from tiny.gguf_models import TinyModel
@@ -193,6 +194,18 @@ def test_keys_and_values(made):
     both = evaluate(made / "w8a8", activations=True, kv="fp8", **FEW)
     assert both.losses[1].operands == "weights + activations + KV"
     assert both.elements == ("int8", "fp32", "fp8_e4m3")  # weights and activations, their scales, the cache
+
+
+@pytest.mark.skipif(native is None, reason="packed models need the native module")
+def test_the_kernels_that_run_it(made):
+    found = evaluate(made / "nvfp4a16", against=made / "base", packed=("exact", "bf16", "int8"), **FEW)
+    weights, exact, bf16, int8 = found.losses
+    assert [loss.operands for loss in found.losses[1:]] == ["packed, exact", "packed, bf16", "packed, int8"]
+    assert exact.kld.mean == pytest.approx(weights.kld.mean, rel=1e-3)  # a cache in FP16, and another order of sums
+    apart = [abs(loss.kld.mean - weights.kld.mean) for loss in (exact, bf16, int8)]
+    assert apart[0] < min(apart[1:])
+    assert bf16.kld.mean == pytest.approx(weights.kld.mean, rel=0.05)
+    assert int8.kld.mean == pytest.approx(weights.kld.mean, rel=0.25)
 
 
 @pytest.mark.parametrize(

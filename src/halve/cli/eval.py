@@ -10,6 +10,7 @@ from halve.cli.parameter import SCHEME, json_option
 
 if TYPE_CHECKING:
     from halve.evaluate.evaluation import Evaluation
+    from halve.runtime.packed.kernels import Mode
 
 
 @click.command()
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 @click.option("--activations", is_flag=True, help="Measure a second time with activations as the target rounds them.")
 @click.option("--scheme", type=SCHEME, help="How it rounds them. Default: as halve.json in PATH says.")
 @click.option("--kv", type=click.Choice(["fp8"]), help="In that second time also round keys and values.")
+@click.option(
+    "--act",
+    "packed",
+    type=click.Choice(["exact", "bf16", "int8"]),
+    multiple=True,
+    help="Measure once more by the kernels of `halve run --act`; repeatable.",
+)
 @click.option("--prompt", help="What to ask the model. Default with --html: a question; else nothing.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report that opens offline.")
 @json_option
@@ -36,6 +44,7 @@ def command(
     activations: bool,
     scheme: str | None,
     kv: str | None,
+    packed: "tuple[Mode, ...]",
     prompt: str | None,
     html: Path | None,
     as_json: bool,
@@ -49,6 +58,7 @@ def command(
     \b
     halve eval out --against model
     halve eval out --against model --activations --kv fp8 --html report.html
+    halve eval out --against model --act bf16 --act int8
     halve eval nvfp4 fp8 mixed-* --against model --html report.html
     """
     from halve.cli.render import counted, show_json
@@ -65,7 +75,8 @@ def command(
         Evaluator(against, texts=texts, windows=windows, window=window, keep=several, progress=progress) as evaluator,
     ):
         results = [
-            evaluator.evaluate(path, scheme=scheme, activations=activations, kv=kv, prompt=prompt) for path in paths
+            evaluator.evaluate(path, scheme=scheme, activations=activations, kv=kv, packed=packed, prompt=prompt)
+            for path in paths
         ]
     if html is not None:
         report.write(html, results)

@@ -10,6 +10,8 @@ from time import perf_counter
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from halve.errors import CheckpointError, UnsupportedError
 from halve.evaluate import evaluation, operands, passages, subject, text
 from halve.evaluate.estimate import Estimate
@@ -21,8 +23,13 @@ from halve.evaluate.reference import Reference
 from halve.evaluate.scores import Scores, score
 from halve.evaluate.subject import Subject
 from halve.evaluate.text import Text
+from halve.runtime.language_model import Array
 from halve.runtime.load import load
 from halve.runtime.model import Model
+from halve.runtime.packed import kernels
+from halve.runtime.packed.kernels import Mode
+from halve.runtime.packed.load import load as load_packed
+from halve.runtime.packed.model import PackedModel
 
 Progress = Callable[[str, int, int], object]  # what is being done, how many windows are done, of how many
 
@@ -89,12 +96,15 @@ class Evaluator:
         scheme: str | None = None,
         activations: bool = False,
         kv: str | None = None,
+        packed: Sequence[Mode] = (),
         prompt: str | None = None,
     ) -> Evaluation:
         """Measure the checkpoint ``path``; the parameters are those of :func:`evaluate`."""
         began = perf_counter()
         found = subject.describe(path)
         fed = operands.resolve(found, scheme, activations=activations, kv=kv)
+        if packed:
+            kernels.require()
         model = load(path)
         cut = self._check(model)
         if prompt is not None:
@@ -102,14 +112,17 @@ class Evaluator:
         largest = operands.largest_of(fed)
         started = perf_counter()
         with operands.attached(model, fed.activations, largest):
-            scores, base_seconds = self._score(model, cut, WEIGHTS, found.label)
+            scores, base_seconds = self._score(lambda passage: _at_once(model, passage, WEIGHTS), cut, found.label)
         seconds = perf_counter() - started - base_seconds
         losses: list[Loss] = [evaluation.loss(WEIGHTS, cut, scores)]
         quantizers = operands.quantizers(fed, largest)
         if fed != WEIGHTS:
             with operands.attached(model, fed.activations, quantizers):
-                faithful, _ = self._score(model, cut, fed, f"{found.label}, {fed.short}")
+                faithful, _ = self._score(
+                    lambda passage: _at_once(model, passage, fed), cut, f"{found.label}, {fed.short}"
+                )
             losses.append(evaluation.loss(fed, cut, faithful))
+        losses += [self._decoded(load_packed(path, mode=mode), cut, mode, found.label) for mode in packed]
         reference = self._reference
         return Evaluation(
             path=found.path,
@@ -171,19 +184,23 @@ class Evaluator:
                 )
         return self._reference.passages
 
-    def _score(self, model: Model, cut: Sequence[Passage], fed: Operands, action: str) -> tuple[list[Scores], float]:
+    def _decoded(self, model: PackedModel, cut: Sequence[Passage], mode: Mode, label: str) -> Loss:
+        fed = Operands(packed=mode)
+        scores, _ = self._score(lambda passage: _token_by_token(model, passage), cut, f"{label}, {fed.short}")
+        return evaluation.loss(fed, cut, scores)
+
+    def _score(
+        self, logits: Callable[[Passage], Array], cut: Sequence[Passage], action: str
+    ) -> tuple[list[Scores], float]:
         """Scores of all passages, and how many seconds of it were the base's."""
         scores, base_seconds = [], 0.0
-        store = None if fed.kv is None else operands.kv_store(fed)
         for index, passage in enumerate(cut):
             if self._progress is not None:
                 self._progress(action, index, len(cut))
             began = perf_counter()
             base = None if self._reference is None else self._reference[index]
             base_seconds += perf_counter() - began
-            cache = None if store is None else model.new_cache(store)
-            logits = model.logits(passage.inputs, cache, start=passage.start)
-            scores.append(score(logits, passage.targets, base))
+            scores.append(score(logits(passage), passage.targets, base))
         if self._progress is not None:
             self._progress(action, len(cut), len(cut))
         return scores, base_seconds
@@ -199,6 +216,7 @@ def evaluate(
     scheme: str | None = None,
     activations: bool = False,
     kv: str | None = None,
+    packed: Sequence[Mode] = (),
     prompt: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -208,7 +226,9 @@ def evaluate(
     ``texts`` are texts or UTF-8 files, by default Python's own documentation; the second half of each of the first
     ``windows`` windows of ``window`` tokens is scored. ``activations`` and ``kv="fp8"`` add a second measurement in
     which the quantized layers are fed activations rounded as ``scheme`` (by default the checkpoint's own) says, and
-    attention a rounded cache; products are accumulated in float32. With ``prompt`` the model also answers that.
+    attention a rounded cache; products are accumulated in float32. Each mode of ``packed`` adds one by the kernels of
+    `halve run --act`, which reads the second half of a window token by token. With ``prompt`` the model also answers
+    that.
     ``progress`` is called with what is being done, and how many windows of how many are.
 
     Raises UnsupportedError for an unknown architecture, a text shorter than a window, two models that do not compare,
@@ -216,7 +236,19 @@ def evaluate(
     are not finite, naming the first.
     """  # noqa: D205 - the summary does not fit on a line
     with Evaluator(against, texts=texts, windows=windows, window=window, keep=False, progress=progress) as evaluator:
-        return evaluator.evaluate(path, scheme=scheme, activations=activations, kv=kv, prompt=prompt)
+        return evaluator.evaluate(path, scheme=scheme, activations=activations, kv=kv, packed=packed, prompt=prompt)
+
+
+def _at_once(model: Model, passage: Passage, fed: Operands) -> Array:
+    cache = None if fed.kv is None else model.new_cache(operands.kv_store(fed))
+    return model.logits(passage.inputs, cache, start=passage.start)
+
+
+def _token_by_token(model: PackedModel, passage: Passage) -> Array:
+    """The first half is a prompt, the second is fed as an answer is written: decoding has kernels of its own."""
+    cache, inputs = model.new_cache(), passage.inputs
+    model.logits(inputs[: passage.start], cache, start=passage.start)
+    return np.concatenate([model.logits(inputs[i : i + 1], cache) for i in range(passage.start, len(inputs))])
 
 
 def _has_tokenizer(model: Model) -> bool:

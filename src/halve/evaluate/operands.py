@@ -18,6 +18,7 @@ from halve.models.fused import fused_group
 from halve.runtime.kv_cache import Store
 from halve.runtime.linear import Activation, Array
 from halve.runtime.model import Model
+from halve.runtime.packed.kernels import Mode
 from halve.schemes import SCHEMES, Block, Scheme
 from halve.schemes.quantize import dequantize, quantize, tensor_scale
 
@@ -38,16 +39,24 @@ class Operands:
     static: frozenset[str] = frozenset()
     kv: Format | None = None
     kv_scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by attention module, where stored
+    packed: Mode | None = None  # on the packed path, in this mode, instead of the reference path
 
     @property
     def short(self) -> str:
         """In a word or three."""
+        if self.packed is not None:
+            return f"packed, {self.packed}"
         parts = ["weights"] + ["activations"] * bool(self.activations) + ["KV"] * (self.kv is not None)
         return " + ".join(parts)
 
     @property
     def about(self) -> str:
         """In full."""
+        if self.packed is not None:
+            return (
+                f"weights as they are stored, by the kernels of `halve run --act {self.packed}`, the scored half "
+                "token by token; keys and values in FP16"
+            )
         if not self.activations and self.kv is None:
             return "weights as they are stored; activations, keys and values in FP32"
         parts = ["weights as they are stored"]
