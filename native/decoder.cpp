@@ -115,8 +115,9 @@ void Decoder::attend(Pool& pool, const Layer& layer, size_t index, std::span<con
   const size_t half = rotations_[layer.rotation].frequencies.size(), group = g.heads / g.kv_heads;
   const float* cosines = cosines_[layer.rotation].data();
   const float* sines = sines_[layer.rotation].data();
-  const auto of_head = [&](uint16_t* memory, size_t t, size_t head) {
-    return memory + (index * g.kv_heads + head) * tokens[t].cache.capacity * g.head_dim;
+  const auto of_head = [&](uint8_t* memory, size_t t, size_t head) {
+    const Cache& cache = tokens[t].cache;
+    return memory + (index * g.kv_heads + head) * cache.capacity * g.head_dim * bytes(cache.number);
   };
   const auto turn = [&](size_t t, float* vector, const float* norm, float factor) {
     if (norm != nullptr) kernels_.normalize(vector, norm, g.head_dim, g.eps, vector);
@@ -125,19 +126,23 @@ void Decoder::attend(Pool& pool, const Layer& layer, size_t index, std::span<con
   const auto prepare = [&](size_t head) {
     for (size_t t = 0; t < tokens.size(); ++t) {
       const size_t at = (t * g.kv_heads + head) * g.head_dim;
-      turn(t, k_.data() + at, layer.k_norm, 1);
-      kernels_.remember(k_.data() + at, v_.data() + at, g.head_dim, tokens[t].position,
-                        of_head(tokens[t].cache.keys, t, head), of_head(tokens[t].cache.values, t, head));
+      turn(t, k_.data() + at, layer.k_norm, 1 / layer.key_scale);
+      if (layer.value_scale != 1)
+        for (size_t i = 0; i < g.head_dim; ++i) v_[at + i] /= layer.value_scale;
+      const Cache& cache = tokens[t].cache;
+      kernels_.remember(cache.number, k_.data() + at, v_.data() + at, g.head_dim, tokens[t].position,
+                        of_head(cache.keys, t, head), of_head(cache.values, t, head));
     }
   };
   const auto answer = [&](size_t head, size_t t) {
     thread_local std::vector<float> scores;
     const size_t at = (t * g.heads + head * group) * g.head_dim;
-    for (size_t i = 0; i < group; ++i) turn(t, q_.data() + at + i * g.head_dim, layer.q_norm, g.attention_scale);
+    for (size_t i = 0; i < group; ++i) turn(t, q_.data() + at + i * g.head_dim, layer.q_norm, g.attention_scale * layer.key_scale);
     const size_t last = tokens[t].position + 1;
     const size_t first = layer.window != 0 && last > layer.window ? last - layer.window : 0;
-    const Attention seen{of_head(tokens[t].cache.keys, t, head), of_head(tokens[t].cache.values, t, head), g.head_dim,
-                         first, last, g.attention_cap};
+    const Cache& cache = tokens[t].cache;
+    const Attention seen{cache.number, of_head(cache.keys, t, head), of_head(cache.values, t, head), layer.value_scale,
+                         g.head_dim,   first, last, g.attention_cap};
     if (scores.size() < seen.scores()) scores.resize(2 * seen.scores());
     kernels_.attend(seen, q_.data() + at, group, scores.data(), attended_.data() + at);
   };

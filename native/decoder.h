@@ -49,12 +49,15 @@ struct Layer {
   const float* output_norm;
   size_t rotation;
   size_t window;  // positions that a query sees, its own included; 0: all before it
+  float key_scale;  // what keys and values are divided by before they are stored
+  float value_scale;
 };
 
 // Keys and values of one sequence, [layer][kv_head] in the order of native/transformer.inc.
 struct Cache {
-  uint16_t* keys;
-  uint16_t* values;
+  CacheNumber number;
+  uint8_t* keys;
+  uint8_t* values;
   size_t capacity;  // positions, a multiple of 16
 };
 

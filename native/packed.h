@@ -96,10 +96,15 @@ struct BatchProduct {
 
 enum class Gate : uint8_t { Silu, GeluTanh };
 
+enum class CacheNumber : uint8_t { Fp16, Fp8 };  // of keys and values; FP8 is E4M3 (OCP OFP8), saturating
+constexpr size_t bytes(CacheNumber n) { return n == CacheNumber::Fp16 ? 2 : 1; }
+
 // What one query sees: positions first ... last - 1 of the keys and values of one head (native/transformer.inc).
 struct Attention {
-  const uint16_t* keys;
-  const uint16_t* values;
+  CacheNumber number;
+  const uint8_t* keys;
+  const uint8_t* values;
+  float value_scale;    // of the values; that of the keys is in the queries
   size_t head_dim;  // a multiple of 16
   size_t first;
   size_t last;
@@ -130,8 +135,9 @@ struct PackedKernels {
   void (*gate)(Gate, float* gates, const float* up, size_t n);
   void (*cap)(float* x, size_t n, float cap);
   void (*rotate)(float* head, size_t head_dim, const float* cosines, const float* sines, size_t half, float factor);
-  void (*remember)(const float* key, const float* value, size_t head_dim, size_t position, uint16_t* keys,
-                   uint16_t* values);
+  // Key and value come divided by their scales.
+  void (*remember)(CacheNumber number, const float* key, const float* value, size_t head_dim, size_t position,
+                   uint8_t* keys, uint8_t* values);
   // `count` heads, whose queries come scaled, with the same keys and values.
   void (*attend)(const Attention&, const float* queries, size_t count, float* scores, float* outputs);
 

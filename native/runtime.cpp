@@ -2,12 +2,14 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "border.h"
@@ -44,6 +46,7 @@ struct PythonLayer {
   std::vector<MaybeFloats> biases;
   size_t rotation;
   size_t window;
+  float key_scale, value_scale;
 };
 
 constexpr const char* kLinears[] = {"q", "k", "v", "o", "gate", "up", "down"};
@@ -74,7 +77,25 @@ Layer layer_of(const PythonLayer& from, const Geometry& g) {
   layer.up = linears[5];
   layer.down = linears[6];
   layer.window = from.window;
+  require(from.key_scale > 0 && from.value_scale > 0, "a scale of keys or values is not positive");
+  layer.key_scale = from.key_scale;
+  layer.value_scale = from.value_scale;
   return layer;
+}
+
+using CacheArray = std::variant<Array<uint16_t>, Array<uint8_t>>;  // the bits of halves, or of E4M3
+
+size_t size_of(const CacheArray& cache) {
+  return std::visit([](const auto& array) { return array.size(); }, cache);
+}
+
+uint8_t* first_of(const CacheArray& cache) {
+  return std::visit(
+      [](const auto& array) {
+        require_aligned(array);
+        return reinterpret_cast<uint8_t*>(array.data());
+      },
+      cache);
 }
 
 class PythonDecoder {
@@ -104,8 +125,8 @@ class PythonDecoder {
         numbers(norm_, g.hidden, "a norm"), weight_of(head_, g.vocabulary, g.hidden, "head"));
   }
 
-  void step(Pool& pool, const Array<const int64_t>& tokens, size_t position, const Array<uint16_t>& keys,
-            const Array<uint16_t>& values, const Array<float>& logits) {
+  void step(Pool& pool, const Array<const int64_t>& tokens, size_t position, const CacheArray& keys,
+            const CacheArray& values, const Array<float>& logits) {
     const Cache cache = cache_of(keys, values);
     require_aligned(tokens);
     std::vector<Token> read;
@@ -114,28 +135,28 @@ class PythonDecoder {
   }
 
   void step_each(Pool& pool, const Array<const int64_t>& tokens, const std::vector<size_t>& positions,
-                 const std::vector<Array<uint16_t>>& keys, const std::vector<Array<uint16_t>>& values,
+                 const std::vector<CacheArray>& keys, const std::vector<CacheArray>& values,
                  const Array<float>& logits) {
     require_aligned(tokens);
     require(positions.size() == tokens.size() && keys.size() == tokens.size() && values.size() == tokens.size(),
             "every token has a position and a cache");
     std::vector<Token> read;
     for (size_t i = 0; i < tokens.size(); ++i) {
-      for (size_t j = 0; j < i; ++j) require(keys[i].data() != keys[j].data(), "every token has a cache of its own");
+      for (size_t j = 0; j < i; ++j) require(first_of(keys[i]) != first_of(keys[j]), "every token has a cache of its own");
       read.push_back(token_of(tokens.data()[i], positions[i], cache_of(keys[i], values[i])));
     }
     run(pool, read, logits);
   }
 
  private:
-  Cache cache_of(const Array<uint16_t>& keys, const Array<uint16_t>& values) const {
+  Cache cache_of(const CacheArray& keys, const CacheArray& values) const {
+    require(keys.index() == values.index(), "keys and values are in different formats");
+    const size_t size = size_of(keys);
     const size_t of_position = decoder_->layers() * decoder_->geometry().kv_heads * decoder_->geometry().head_dim;
-    const size_t capacity = of_position == 0 ? keys.size() : keys.size() / of_position;
-    require(keys.size() == capacity * of_position && capacity % 16 == 0, "the cache is of another shape");
-    require_sizes(values.size(), keys.size(), "values");
-    require_aligned(keys);
-    require_aligned(values);
-    return {keys.data(), values.data(), capacity};
+    const size_t capacity = of_position == 0 ? size : size / of_position;
+    require(size == capacity * of_position && capacity % 16 == 0, "the cache is of another shape");
+    require_sizes(size_of(values), size, "values");
+    return {keys.index() == 0 ? CacheNumber::Fp16 : CacheNumber::Fp8, first_of(keys), first_of(values), capacity};
   }
 
   Token token_of(int64_t id, size_t position, const Cache& cache) const {
@@ -170,14 +191,14 @@ void bind_runtime(nb::module_& m) {
           "__init__",
           [](PythonLayer* self, Floats input_norm, Floats mlp_norm, MaybeFloats q_norm, MaybeFloats k_norm,
              MaybeFloats attention_norm, MaybeFloats output_norm, std::vector<nb::object> linears,
-             std::vector<MaybeFloats> biases, size_t rotation, size_t window) {
+             std::vector<MaybeFloats> biases, size_t rotation, size_t window, float key_scale, float value_scale) {
             new (self) PythonLayer{std::move(input_norm),     std::move(mlp_norm),    std::move(q_norm),
                                    std::move(k_norm),         std::move(attention_norm), std::move(output_norm),
-                                   std::move(linears),        std::move(biases),      rotation, window};
+                                   std::move(linears),        std::move(biases),      rotation, window, key_scale, value_scale};
           },
           nb::kw_only(), "input_norm"_a.noconvert(), "mlp_norm"_a.noconvert(), "q_norm"_a.noconvert().none(),
           "k_norm"_a.noconvert().none(), "attention_norm"_a.noconvert().none(), "output_norm"_a.noconvert().none(),
-          "linears"_a, "biases"_a.noconvert(), "rotation"_a, "window"_a);
+          "linears"_a, "biases"_a.noconvert(), "rotation"_a, "window"_a, "key_scale"_a, "value_scale"_a);
 
   nb::class_<PythonDecoder>(m, "Decoder")
       .def(

@@ -225,6 +225,8 @@ class DecoderLayer:
         biases: Sequence[NDArray[np.float32] | None],
         rotation: int,
         window: int,
+        key_scale: float,
+        value_scale: float,
     ) -> None: ...
 
 # A decoder (native/decoder.h). `head` may be the embedding; a cap of 0 is none; `gate` is silu or gelu_tanh.
@@ -254,15 +256,15 @@ class Decoder:
         head: PackedWeight,
     ) -> None: ...
     # The tokens at `position` and on; `logits` [n, vocabulary] are those of the last n of them. Keys and values are the
-    # bits of halves, of [layers, kv_heads, positions, head_dim].
+    # bits of halves or of E4M3, of [layers, kv_heads, positions, head_dim].
     def step(
         self,
         pool: Pool,
         tokens: NDArray[np.int64],
         *,
         position: int,
-        keys: NDArray[np.uint16],
-        values: NDArray[np.uint16],
+        keys: NDArray[np.uint16] | NDArray[np.uint8],
+        values: NDArray[np.uint16] | NDArray[np.uint8],
         logits: NDArray[np.float32],
     ) -> None: ...
     # A token of each of several sequences, at its position, with a cache of its own.
@@ -272,8 +274,8 @@ class Decoder:
         tokens: NDArray[np.int64],
         *,
         positions: Sequence[int],
-        keys: Sequence[NDArray[np.uint16]],
-        values: Sequence[NDArray[np.uint16]],
+        keys: Sequence[NDArray[np.uint16] | NDArray[np.uint8]],
+        values: Sequence[NDArray[np.uint16] | NDArray[np.uint8]],
         logits: NDArray[np.float32],
     ) -> None: ...
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import halve
+from halve import formats
+from halve.codecs import dispatch
 from halve.errors import CheckpointError, UnsupportedError
 from halve.models.decoder import EMBEDDING
 from halve.runtime.load import load as load_reference
@@ -96,6 +98,34 @@ def test_schemes_and_modes(checkpoint, tmp_path, scheme, mode):
     lost = {name: np.abs(expected_logits(out, tokens, name) - exact).mean() for name in ("bf16", mode)}
     assert np.abs(steps - expected_logits(out, tokens, mode)).mean() < 0.5 * lost[mode]
     assert np.abs(model.logits(tokens) - exact).mean() < 2 * lost["bf16"]
+
+
+def rounded_to_e4m3(array, scale):
+    e4m3 = formats.get("fp8_e4m3")
+    return dispatch.decode(e4m3, dispatch.encode(e4m3, array / np.float32(scale))) * np.float32(scale)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
+def test_a_cache_in_fp8(checkpoint, monkeypatch, name):
+    scales = {0: (1.0, 1.0), 1: (0.5, 2.0), 2: (0.004, 0.007)}  # the last saturate
+    stored = {f"model.layers.{layer}.self_attn": pair for layer, pair in scales.items()}
+    monkeypatch.setattr("halve.runtime.packed.load.kv_scales", lambda _: stored)
+    path = checkpoint(name)
+    model, plain = load(path, mode="exact", kv="fp8", threads=2), load(path, mode="exact", threads=2)
+    tokens, reference_model = llama.decoder_tokens(model.config), load_reference(path)
+
+    def as_stored(layer, *arrays):
+        return tuple(rounded_to_e4m3(array, scale) for array, scale in zip(arrays, scales[layer], strict=True))
+
+    expected = reference_model.logits(tokens, reference_model.new_cache(as_stored))
+    cache = model.new_cache()
+    steps = np.concatenate([model.logits(token, cache) for token in np.split(tokens, len(tokens))])
+    lost = np.abs(plain.logits(tokens) - expected).mean()
+    for logits in (model.logits(tokens), steps):  # now and then a code is the next one, as sums have another order
+        assert np.abs(logits - expected).mean() < 0.1 * lost
+    other = plain.new_cache()
+    plain.logits(tokens, other)
+    assert 2 * cache.nbytes == other.nbytes
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma2", "gemma3", "phi3_partial"])

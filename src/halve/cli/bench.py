@@ -7,6 +7,7 @@ import click
 from halve.cli.parameter import ACTIVATIONS, Counts, json_option
 
 if TYPE_CHECKING:
+    from halve.runtime.packed.cache import Kv
     from halve.runtime.packed.kernels import Mode
 
 
@@ -25,9 +26,20 @@ if TYPE_CHECKING:
 @click.option(
     "--act", type=click.Choice(ACTIVATIONS), default="bf16", show_default=True, help="How activations multiply."
 )
+@click.option(
+    "--kv", type=click.Choice(["fp16", "fp8"]), default="fp16", show_default=True, help="How keys and values are kept."
+)
 @json_option
 def command(
-    *, path: str, prompt: int, generate: int, threads: tuple[int, ...], repetitions: int, act: "Mode", as_json: bool
+    *,
+    path: str,
+    prompt: int,
+    generate: int,
+    threads: tuple[int, ...],
+    repetitions: int,
+    act: "Mode",
+    kv: "Kv",
+    as_json: bool,
 ) -> None:
     """Time how fast the model PATH reads a prompt (pp) and writes (tg), in llama-bench's table.
 
@@ -42,6 +54,13 @@ def command(
 
     with counted("rows") as watch:
         result = bench(
-            path, prompt=prompt, generate=generate, threads=threads, mode=act, repetitions=repetitions, watch=watch
+            path,
+            prompt=prompt,
+            generate=generate,
+            threads=threads,
+            mode=act,
+            kv=kv,
+            repetitions=repetitions,
+            watch=watch,
         )
     show(result, as_json=as_json)

@@ -9,6 +9,7 @@ from halve.cli.parameter import ACTIVATIONS, json_option
 if TYPE_CHECKING:
     from halve.runtime.generate import Generated, Stream
     from halve.runtime.language_model import LanguageModel
+    from halve.runtime.packed.cache import Kv
     from halve.runtime.packed.kernels import Mode
 
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 @click.option(
     "--act", type=click.Choice(ACTIVATIONS), default="bf16", show_default=True, help="How activations multiply."
 )
+@click.option(
+    "--kv", type=click.Choice(["fp16", "fp8"]), default="fp16", show_default=True, help="How keys and values are kept."
+)
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads that compute.  [default: all cores]")
 @click.option("--reference", is_flag=True, help="Float32 in numpy: right, not fast.")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it stands, without the chat template.")
@@ -41,6 +45,7 @@ def command(
     path: str,
     prompt: str | None,
     act: "Mode",
+    kv: "Kv",
     threads: int | None,
     reference: bool,
     as_json: bool,
@@ -62,7 +67,7 @@ def command(
     from halve.runtime.packed.load import load_quickest
 
     options["chat"] = not raw
-    model = load(path, threads=threads) if reference else load_quickest(path, mode=act, threads=threads)
+    model = load(path, threads=threads) if reference else load_quickest(path, mode=act, kv=kv, threads=threads)
     if prompt is None:
         _chat(model, options)
         return

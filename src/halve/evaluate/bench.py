@@ -12,6 +12,7 @@ import numpy as np
 from halve.errors import UnsupportedError
 from halve.runtime.packed import kernels
 from halve.runtime.packed.arena import Arena
+from halve.runtime.packed.cache import Kv
 from halve.runtime.packed.kernels import Mode
 from halve.runtime.packed.load import load
 from halve.runtime.packed.model import PackedModel
@@ -77,16 +78,18 @@ class Bench:
     parameters: int
     isa: str
     mode: Mode
+    kv: Kv
     speeds: tuple[Speed, ...]
 
     columns: ClassVar[tuple[str, ...]] = (
-        *("model", "size", "params", "isa", "act", "threads", "test", "t/s"),
+        *("model", "size", "params", "isa", "act", "kv", "threads", "test", "t/s"),
         *("weights GB/s", "memory GB/s", "used"),
     )
 
     def rows(self) -> Iterator[tuple[str | int | None, ...]]:
         """The cells of `columns`, a row for each speed."""
-        about = self.model, f"{self.nbytes / 2**30:.2f} GiB", f"{self.parameters / 1e6:.2f} M", self.isa, self.mode
+        size = f"{self.nbytes / 2**30:.2f} GiB"
+        about = self.model, size, f"{self.parameters / 1e6:.2f} M", self.isa, self.mode, self.kv
         for speed in self.speeds:
             rate = None if speed.bytes_per_token is None else f"{speed.bytes_per_token * speed.tokens_per_s / 1e9:.1f}"
             used = None if speed.used is None else f"{speed.used:.0%}"
@@ -101,6 +104,7 @@ class Bench:
             "parameters": self.parameters,
             "isa": self.isa,
             "activations": self.mode,
+            "kv": self.kv,
             "speeds": [speed.to_json() for speed in self.speeds],
         }
 
@@ -112,6 +116,7 @@ def bench(
     generate: int = 128,
     threads: Sequence[int] = (),
     mode: Mode = "bf16",
+    kv: Kv = "fp16",
     repetitions: int = 5,
     watch: Watch | None = None,
 ) -> Bench:
@@ -124,7 +129,7 @@ def bench(
     """
     counts = tuple(threads) or (kernels.cores(),)
     rows: list[Speed] = []
-    model = load(path, mode=mode, threads=counts[0])
+    model = load(path, mode=mode, kv=kv, threads=counts[0])
     tests = [(kind, tokens) for kind, tokens in (("pp", prompt), ("tg", generate)) if tokens]
     if not tests:
         raise UnsupportedError("nothing to time", hint="give -p or -n a number of tokens")
@@ -153,6 +158,7 @@ def bench(
         parameters=model.geometry.count,
         isa=kernels.kernels().isa,
         mode=mode,
+        kv=kv,
         speeds=tuple(rows),
     )
 

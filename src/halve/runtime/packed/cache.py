@@ -1,25 +1,37 @@
-"""Keys and values of a packed model, in FP16."""
+"""Keys and values of a packed model, in FP16 or FP8."""
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halve.runtime.kv_cache import Context
 
+Kv = Literal["fp16", "fp8"]
+Codes = NDArray[np.uint16] | NDArray[np.uint8]
+
 _FIRST = 256  # positions; doubled as needed, up to the context
 _TILE = 16  # positions: keys lie in tiles of as many
+_DTYPES: dict[Kv, type[np.uint16] | type[np.uint8]] = {"fp16": np.uint16, "fp8": np.uint8}
 
 
 class PackedCache(Context):
-    """``keys`` and ``values`` are the bits of halves, [layers, kv_heads, positions, head_dim].
+    """``keys`` and ``values`` are the bits of halves, or of E4M3 (saturating), [layers, kv_heads, positions, head_dim].
 
     Within its head, keys lie in tiles of 16 positions, [positions / 16, head_dim, 16] (native/transformer.inc).
     """
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, context: int) -> None:
+    def __init__(self, layers: int, kv_heads: int, head_dim: int, context: int, kv: Kv = "fp16") -> None:
         super().__init__()
         self._shape = layers, kv_heads, head_dim
         self._context = context
+        self._dtype = _DTYPES[kv]
         self.keys = self.values = self._empty(0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the positions that there is room for."""
+        return self.keys.nbytes + self.values.nbytes
 
     def reserve(self, tokens: int) -> None:
         """Make room for ``tokens`` more."""
@@ -34,6 +46,6 @@ class PackedCache(Context):
             array[:, :, :used] = getattr(self, name)[:, :, :used]
             setattr(self, name, array)
 
-    def _empty(self, positions: int) -> NDArray[np.uint16]:
+    def _empty(self, positions: int) -> Codes:
         layers, kv_heads, head_dim = self._shape
-        return np.zeros((layers, kv_heads, positions, head_dim), np.uint16)
+        return np.zeros((layers, kv_heads, positions, head_dim), self._dtype)

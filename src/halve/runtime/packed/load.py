@@ -1,6 +1,8 @@
 """From any checkpoint that halve opens to a packed model."""
 
 import os
+import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,12 +13,14 @@ from halve.checkpoint.source import open_checkpoint
 from halve.codecs import dispatch
 from halve.codecs.reference import Codes, code_dtype
 from halve.errors import CheckpointError, FormatError, UnsupportedError
+from halve.layouts.base import kv_scales
 from halve.models import families
 from halve.runtime.load import BAND_ROWS, Loader
 from halve.runtime.load import load as load_reference
 from halve.runtime.model import Model
 from halve.runtime.packed import kernels
 from halve.runtime.packed.arena import Arena
+from halve.runtime.packed.cache import Kv
 from halve.runtime.packed.kernels import Mode
 from halve.runtime.packed.model import Array, PackedModel, check
 from halve.runtime.packed.weight import Weight
@@ -24,13 +28,14 @@ from halve.schemes.qtensor import QTensor
 from halve.schemes.table import Block
 
 _BAND_ELEMENTS = 1 << 20
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
-def load(path: str | Path, *, mode: Mode = "bf16", threads: int | None = None) -> PackedModel:
+def load(path: str | Path, *, mode: Mode = "bf16", kv: Kv = "fp16", threads: int | None = None) -> PackedModel:
     """Open a folder, a ``.gguf`` file or ``org/name[@revision]``, and pack its weights as they are stored.
 
-    ``mode`` is in what activations are multiplied, ``threads`` how many threads compute (None: one for each core).
-    Raises what `halve.load` raises, and UnsupportedError where there is no native module, for more threads than cores
+    ``mode`` is in what activations are multiplied, ``kv`` in what keys and values are stored (in FP8 under the scales
+    that the checkpoint has for them, or 1), ``threads`` how many threads compute (None: one for each core). Raises what `halve.load` raises, and UnsupportedError where there is no native module, for more threads than cores
     and for models that native code cannot compute.
     """
     pool = kernels.pool(threads)
@@ -46,13 +51,17 @@ def load(path: str | Path, *, mode: Mode = "bf16", threads: int | None = None) -
             vectors=packer.vectors,
             pool=pool,
             mode=mode,
+            kv=kv,
+            kv_scales=_by_layer(kv_scales(checkpoint)) if kv == "fp8" else {},
         )
     finally:
         checkpoint.close()
 
 
-def load_quickest(path: str | Path, *, mode: Mode = "bf16", threads: int | None = None) -> PackedModel | Model:
-    """`load` where native code can compute the model, else the reference path, `halve.load`."""
+def load_quickest(
+    path: str | Path, *, mode: Mode = "bf16", kv: Kv = "fp16", threads: int | None = None
+) -> PackedModel | Model:
+    """`load` where native code can compute the model, else the reference path, `halve.load`, with its FP32 cache."""
     if kernels.native is None:
         return load_reference(path, threads=threads)
     checkpoint = open_checkpoint(path)
@@ -62,7 +71,12 @@ def load_quickest(path: str | Path, *, mode: Mode = "bf16", threads: int | None 
         return load_reference(path, threads=threads)
     finally:
         checkpoint.close()
-    return load(path, mode=mode, threads=threads)
+    return load(path, mode=mode, kv=kv, threads=threads)
+
+
+def _by_layer(scales: Mapping[str, tuple[float, float]]) -> dict[int, tuple[float, float]]:
+    """By the number of the layer instead of its attention module."""
+    return {int(match[1]): pair for module, pair in scales.items() if (match := _LAYER.search(module))}
 
 
 class _Packer:

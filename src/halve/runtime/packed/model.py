@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from halve.models.geometry import Geometry
 from halve.models.linear import OUTPUT_HEAD
 from halve.runtime.language_model import LanguageModel
 from halve.runtime.packed import kernels
-from halve.runtime.packed.cache import PackedCache
+from halve.runtime.packed.cache import Kv, PackedCache
 from halve.runtime.packed.kernels import Mode
 from halve.runtime.packed.weight import Weight
 
@@ -29,9 +30,10 @@ HEAD_DIM = 16  # heads have a multiple of as many components
 class PackedModel(LanguageModel[PackedCache]):
     """Computed from ``weights`` (2-D) and ``vectors`` (1-D) by tensor name; `load` reads them.
 
-    ``mode`` is in what activations are multiplied; `halve.runtime.packed.product` says what that means. ``nbytes`` are
-    the weights that decoding a token reads, ``blocks`` how each weight is stored. Raises UnsupportedError for a decoder
-    that native code cannot compute.
+    ``mode`` is in what activations are multiplied; `halve.runtime.packed.product` says what that means. ``kv`` is in
+    what its caches are stored, in FP8 divided by ``kv_scales``: those of keys and values by layer, 1 where there are
+    none. ``nbytes`` are the weights that decoding a token reads, ``blocks`` how each weight is stored. Raises
+    UnsupportedError for a decoder that native code cannot compute.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class PackedModel(LanguageModel[PackedCache]):
         vectors: Mapping[str, Array],
         pool: "Pool",
         mode: Mode,
+        kv: Kv = "fp16",
+        kv_scales: Mapping[int, tuple[float, float]] = MappingProxyType({}),
     ) -> None:
         self.geometry: Geometry = decoder.geometry
         super().__init__(path, config, vocabulary=self.geometry.vocab, context=decoder.context)
         check(decoder)
         native = kernels.kernels()
-        self._mode = mode
+        self._mode, self._kv = mode, kv
         self.use(pool)
         self.blocks = {name: weight.block for name, weight in weights.items()}
         embedding = weights[f"{EMBEDDING}.weight"].native()
@@ -75,7 +79,10 @@ class PackedModel(LanguageModel[PackedCache]):
             gate=decoder.activation,
             rotations=[(dispatch.plain(rotary.frequencies), float(rotary.scale)) for rotary in decoder.rotaries],
             embedding=embedding,
-            layers=[_Parts(decoder, index, weights, vectors).layer() for index in range(self.geometry.layers)],
+            layers=[
+                _Parts(decoder, index, weights, vectors).layer(kv_scales.get(index, (1.0, 1.0)))
+                for index in range(self.geometry.layers)
+            ],
             norm=_norm(decoder, vectors[f"{NORM}.weight"]),
             head=embedding if self.geometry.tied else weights[f"{OUTPUT_HEAD}.weight"].native(),
         )
@@ -84,12 +91,13 @@ class PackedModel(LanguageModel[PackedCache]):
         """Compute on the threads of ``pool`` from now on."""
         self._pool = pool
         threads = f"{pool.threads} thread{'s' if pool.threads > 1 else ''}"
-        self.engine = f"packed path ({kernels.kernels().isa}, {self._mode} activations, {threads})"
+        cache = ", FP8 cache" if self._kv == "fp8" else ""
+        self.engine = f"packed path ({kernels.kernels().isa}, {self._mode} activations{cache}, {threads})"
 
     def new_cache(self) -> PackedCache:
         """An empty cache for this model."""
         geometry = self.geometry
-        return PackedCache(geometry.layers, geometry.kv_heads, geometry.head_dim, self.context)
+        return PackedCache(geometry.layers, geometry.kv_heads, geometry.head_dim, self.context, self._kv)
 
     def _forward(self, tokens: NDArray[np.int64], cache: PackedCache | None, start: int) -> Array:
         used = self.new_cache() if cache is None else cache
@@ -181,8 +189,8 @@ class _Parts:
         self._weights, self._vectors = weights, vectors
         self._name = f"model.layers.{index}"
 
-    def layer(self) -> "DecoderLayer":
-        """The layer as native code takes it."""
+    def layer(self, kv_scales: tuple[float, float]) -> "DecoderLayer":
+        """The layer as native code takes it, with the scales of its keys and values."""
         geometry, outer = self._geometry, self._geometry.output_norms
         linears = [*self._qkv(), ("self_attn.o_proj", 0, geometry.hidden), *self._mlp()]
         norms = "pre_feedforward" if outer else "post_attention"
@@ -197,6 +205,8 @@ class _Parts:
             biases=[self._bias(*linear) for linear in linears],
             rotation=self._decoder.rotary_of[self._index],
             window=self._decoder.windows[self._index] or 0,
+            key_scale=kv_scales[0],
+            value_scale=kv_scales[1],
         )
 
     def _norm(self, module: str) -> Array:
