@@ -12,7 +12,7 @@ Codes = NDArray[np.uint16] | NDArray[np.uint8]
 
 _FIRST = 256  # positions; doubled as needed, up to the context
 _TILE = 16  # positions: keys lie in tiles of as many
-_DTYPES: dict[Kv, type[np.uint16] | type[np.uint8]] = {"fp16": np.uint16, "fp8": np.uint8}
+_DTYPES: dict[Kv, np.dtype[np.uint16] | np.dtype[np.uint8]] = {"fp16": np.dtype("u2"), "fp8": np.dtype("u1")}
 
 
 class PackedCache(Context):
@@ -48,4 +48,5 @@ class PackedCache(Context):
 
     def _empty(self, positions: int) -> Codes:
         layers, kv_heads, head_dim = self._shape
-        return np.zeros((layers, kv_heads, positions, head_dim), self._dtype)
+        codes: Codes = np.zeros((layers, kv_heads, positions, head_dim), self._dtype)
+        return codes

@@ -35,7 +35,9 @@ def load(path: str | Path, *, mode: Mode = "bf16", kv: Kv = "fp16", threads: int
     """Open a folder, a ``.gguf`` file or ``org/name[@revision]``, and pack its weights as they are stored.
 
     ``mode`` is in what activations are multiplied, ``kv`` in what keys and values are stored (in FP8 under the scales
-    that the checkpoint has for them, or 1), ``threads`` how many threads compute (None: one for each core). Raises what `halve.load` raises, and UnsupportedError where there is no native module, for more threads than cores
+    that the checkpoint has for them, or 1), ``threads`` how many threads compute (None: one for each core).
+
+    Raises what `halve.load` raises, and UnsupportedError where there is no native module, for more threads than cores
     and for models that native code cannot compute.
     """
     pool = kernels.pool(threads)
