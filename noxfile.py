@@ -62,6 +62,14 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def silicon(session: nox.Session) -> None:
+    """Gates: Yosys, Icarus Verilog (Debian's iverilog) as a second simulator, and everything measured again."""
+    session.install(".[test,silicon]", env=NATIVE)
+    session.run("pytest", "-q", "tests/oracle/test_silicon.py", "tests/slow/test_silicon.py", env=NATIVE)
+    session.run("python", "benchmarks/silicon.py", env=NATIVE)
+
+
+@nox.session
 def asan(session: nox.Session) -> None:
     """The native tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
     session.install(".[test]", "--config-settings=cmake.define.HALVE_SANITIZE=ON", env=NATIVE)

@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": "Time reading and writing, beside what the memory could give",
     "plan": "Say which machines serve or train a model, how fast, at what cost",
     "hardware": "List machines, what they multiply, and the source of every number",
+    "silicon": "Measure what a number format costs in gates",
     "schemes": "List quantization schemes and the layouts that hold them",
     "formats": "List number formats, the values of one, a model's memory in each",
     "cast": "Cast numbers to a format and show the bits and the error",

@@ -179,6 +179,12 @@ def _machines() -> Iterable[str]:
     return ("this", *(n for machine in machines().values() for n in (machine.name, *machine.aliases)))
 
 
+def _silicon_units() -> Iterable[str]:
+    from halve.silicon.unit import UNITS
+
+    return UNITS
+
+
 FORMAT = Name("format", _formats)
 SCHEME = Name("scheme", _schemes)
 ALGORITHM = Name("algorithm", _algorithms)
@@ -187,5 +193,6 @@ TOOL = Name("tool", _tools)
 MODEL = NameOrPath("model", _models)
 LAYOUT = Name("layout", _layouts)
 MACHINE = Name("machine", _machines)
+SILICON_UNIT = Name("unit", _silicon_units)
 DURATION = Duration()
 TOKENS = Tokens()
