@@ -1,7 +1,9 @@
 """Units built, synthesised to gates, proven and measured: what needs PyRTL and Yosys (pip install 'halve[silicon]')."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from halve.errors import UnsupportedError
@@ -42,6 +44,23 @@ def test_gates_compute_what_the_codecs_say(name, fmt, subnormals):
     verdict = verify(design, synthesise(design, liberty.own()))
     assert verdict.mismatches == 0, verdict.first
     assert verdict.vectors >= 4096
+
+
+def test_a_wrong_gate_is_found():
+    """NAND for NOR and so on, one at a time. Most of what is not found is equivalent, as abc's `cec` says."""
+    twins = {"NAND": "NOR", "NOR": "NAND", "AND": "OR", "OR": "AND", "AOI": "OAI", "OAI": "AOI", "XOR": "XNOR"}
+    cells = liberty.own().cells
+    design = unit("multiplier", "fp16")
+    netlist = synthesise(design, liberty.own())
+    found = []
+    for index in np.random.default_rng(0).permutation(len(netlist.gates))[:60]:
+        gate = netlist.gates[index]
+        name = gate.cell.name.rstrip("0123456789")
+        if twin := cells.get(twins.get(name, "") + gate.cell.name.removeprefix(name)):
+            gates = [*netlist.gates[:index], replace(gate, cell=twin), *netlist.gates[index + 1 :]]
+            found.append(verify(design, replace(netlist, gates=tuple(gates))).mismatches > 0)
+    assert len(found) > 40
+    assert sum(found) >= 0.95 * len(found)
 
 
 @pytest.mark.parametrize(("name", "fmt"), [("mac", "fp16"), ("dot16_nvfp4", "fp4_e2m1"), ("dot16_mx", "int4")])

@@ -1,20 +1,39 @@
 """Quality of data, and the packaged measurements in tables: nothing is synthesised."""
 
+import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from halve.errors import CheckpointError, FormatError
+from halve.errors import CheckpointError, FormatError, UnsupportedError
 from halve.silicon import comparison, liberty, pareto, samples
 from halve.silicon.designs import packaged_designs, quick_designs
+from halve.silicon.generate import verilog
 from halve.silicon.model import expected
 from halve.silicon.quality import sqnr
 from halve.silicon.record import packaged, text
 from halve.silicon.stimuli import stimuli
+from halve.silicon.synthesis import synthesise
 from halve.silicon.unit import unit
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_missing_tools_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyrtl", None)
+    with pytest.raises(UnsupportedError, match="PyRTL") as caught:
+        verilog(unit("multiplier", "fp16"))
+    assert "halve[silicon]" in caught.value.hint
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("halve.silicon.synthesis.version", missing)
+    with pytest.raises(UnsupportedError, match="pyrtl") as caught:
+        synthesise(unit("multiplier", "fp16"), liberty.own())
+    assert "halve[silicon]" in caught.value.hint
 
 
 def test_samples_of_a_file(tmp_path):

@@ -25,8 +25,9 @@ class _OfUnits(click.Command):
             formatter.write_dl([(name, shape.about) for name, shape in UNITS.items()])
 
 
-@click.group()
-def command() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> None:
     """Measure what a number format costs in gates.
 
     \b
@@ -35,6 +36,8 @@ def command() -> None:
     halve silicon measure e3m4                     a format of your own: needs pip install 'halve[silicon]'
     halve silicon verilog fp8_e4m3 --unit mac      the circuit
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @command.command(cls=_OfUnits)
@@ -53,7 +56,7 @@ def measure(
     data: str,
     as_json: bool,
 ) -> None:
-    """Build units for FORMAT, synthesise them to gates, prove these correct, and measure them.
+    """Make gates of units for FORMAT, prove and measure them.
 
     FORMAT is a name of `halve formats`, eXmY for X exponent and Y mantissa bits, or intN.
     """
@@ -86,7 +89,7 @@ def verilog(*, format_: str, unit_name: str, no_subnormals: bool) -> None:
 @data_option
 @json_option
 def table(*, units: tuple[str, ...], quality: bool, data: str, as_json: bool) -> None:
-    """List what has been measured, beside the rule of thumb and published figures."""
+    """List what was measured, beside what others say."""
     from halve.cli.render import show
     from halve.silicon import comparison, pareto, record, samples
 
@@ -107,7 +110,10 @@ def table(*, units: tuple[str, ...], quality: bool, data: str, as_json: bool) ->
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @data_option
 def plot(*, out: Path, data: str) -> None:
-    """Write the page OUT: area against SQNR, bits as the bubble; multipliers, multiply-accumulates, tiles."""
+    """Write a page: area against SQNR, bits as the bubble.
+
+    Panels for multipliers, multiply-accumulates and tiles; the tables below. OUT is an HTML file.
+    """
     from halve.evaluate import page, silicon_page
     from halve.silicon import record, samples
 

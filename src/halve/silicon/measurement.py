@@ -1,5 +1,6 @@
 """What a unit costs in gates: made, proven and measured; and the units that are measured for the package."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -76,16 +77,16 @@ def measure(design: Unit, library: Library, samples: Samples) -> Measurement:
 
 
 def measure_all(
-    designs: Sequence[Unit], library: Library, *, data: str = "gaussian", at_once: int = 2
+    designs: Sequence[Unit], library: Library, *, data: str = "gaussian", at_once: int | None = None
 ) -> tuple[Measurement, ...]:
-    """All of ``designs``, in their order, ``at_once`` at a time, as Yosys runs in processes of its own.
+    """All of ``designs``, in their order, ``at_once`` (all cores) at a time: Yosys runs in processes of its own.
 
     Raises like :func:`measure`.
     """
     samples = load(data)
     # The largest take longest: begun first, they do not run alone at the end.
     order = sorted(range(len(designs)), key=lambda i: -designs[i].products * designs[i].element.bits ** 2)
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(at_once or os.cpu_count()) as pool:
         futures = {i: pool.submit(measure, designs[i], library, samples) for i in order}
         try:
             return tuple(futures[i].result() for i in range(len(designs)))

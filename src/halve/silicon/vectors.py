@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from halve.codecs import reference
 from halve.formats import Float, Int
-from halve.silicon.model import expected
+from halve.silicon.model import expected, values
 from halve.silicon.netlist import Codes
 from halve.silicon.unit import FP32, Unit
 
@@ -40,31 +41,48 @@ def _operands(unit: Unit, count: int, rng: np.random.Generator) -> tuple[Codes, 
     a, b = codes(fmt, count, rng), codes(fmt, count, rng)
     some = rng.random(count)
     if unit.kind == "adder":  # nearly equal numbers of opposite sign cancel
-        return a, np.where(some < 0.4, _nearly_negated(fmt, a, rng), b)
-    # An exponent for b that takes the product to where it overflows, becomes subnormal or vanishes.
-    top, mantissa = (1 << fmt.exponent) - 1, np.uint64((1 << fmt.mantissa) - 1)
-    target = np.where(
-        rng.random(count) < 0.5, rng.integers(-fmt.mantissa - 3, 4, count), top + rng.integers(-3, 3, count)
-    )
-    field = target + fmt.bias - (a.astype(np.int64) >> fmt.mantissa & top)
-    near = np.clip(field, 0, top).astype(np.uint64) << np.uint64(fmt.mantissa) | b & mantissa
-    sign = b >> np.uint64(fmt.bits - 1) << np.uint64(fmt.bits - 1)
-    return a, np.where(some < 0.4, near | sign, b)
+        return a, np.select([some < 0.4, some < 0.7], [_nearly_negated(fmt, a, rng), _near(fmt, a, rng)], b)
+    return a, np.select([some < 0.35, some < 0.55], [_at_an_end(fmt, a, b, rng), _reciprocal(fmt, a, rng)], b)
+
+
+def _at_an_end(fmt: Float, a: Codes, b: Codes, rng: np.random.Generator) -> Codes:
+    """``b`` with an exponent that takes ``a * b`` to where it overflows, becomes subnormal or vanishes."""
+    count, top, mantissa = len(a), (1 << fmt.exponent) - 1, np.uint64((1 << fmt.mantissa) - 1)
+    low, high = rng.integers(-fmt.mantissa - 3, 4, count), top + rng.integers(-3, 3, count)
+    field = np.where(rng.random(count) < 0.5, low, high) + fmt.bias - (a.astype(np.int64) >> fmt.mantissa & top)
+    number = np.clip(field, 0, top).astype(np.uint64) << np.uint64(fmt.mantissa) | b & mantissa
+    return np.asarray(number | b >> np.uint64(fmt.bits - 1) << np.uint64(fmt.bits - 1), np.uint64)
+
+
+def _reciprocal(fmt: Float, a: Codes, rng: np.random.Generator) -> Codes:
+    """Numbers whose product with ``a`` is next to a power of two: rounding up carries through the whole mantissa."""
+    x = np.abs(values(fmt, a))
+    x = np.where(np.isfinite(x) & (x > 0), x, 1.0)
+    lowest, highest = np.log2(fmt.smallest), np.log2(fmt.max)
+    wanted = np.exp2(np.rint(rng.uniform(lowest, highest, len(a)) + np.log2(x))) / x
+    nearest = reference.encode(fmt, np.clip(wanted, fmt.smallest, fmt.max)).astype(np.int64)
+    number = np.clip(nearest + rng.integers(-2, 3, len(a)), 0, fmt.max_code)
+    return np.asarray(number | rng.integers(0, 2, len(a)) << fmt.bits - 1, np.uint64)
 
 
 def codes(fmt: Float, count: int, rng: np.random.Generator) -> Codes:
-    """Codes of which a third is uniform, a third special, a third at the ends and the middle of a few binades."""
+    """Codes of which a third is uniform, a third special, a third sparse numbers of a few binades."""
     sort = rng.integers(0, 3, count)
     uniform = rng.integers(0, 1 << fmt.bits, count, dtype=np.uint64)
     sign = uniform >> np.uint64(fmt.bits - 1) << np.uint64(fmt.bits - 1)
     corner = rng.choice(np.array(sorted(_corners(fmt)), np.uint64), count)
     top = (1 << fmt.exponent) - 1
     fields = sorted({0, 1, 2, fmt.bias - 1, fmt.bias, fmt.bias + 1, top - 2, top - 1, top} & {*range(top + 1)})
-    whole = (1 << fmt.mantissa) - 1
-    mantissas = [0, 1, whole >> 1, (whole >> 1) + 1, whole - 1, whole]
-    edge = rng.choice(np.array(fields, np.uint64), count) << np.uint64(fmt.mantissa)
-    edge |= rng.choice(np.array(mantissas, np.uint64), count)
+    edge = rng.choice(np.array(fields, np.uint64), count) << np.uint64(fmt.mantissa) | _mantissas(fmt, count, rng)
     return np.select([sort == _UNIFORM, sort == _CORNER], [uniform, corner | sign], edge | sign)
+
+
+def _mantissas(fmt: Float, count: int, rng: np.random.Generator) -> Codes:
+    """Mantissas with at most two ones, or at most two zeros: trees that look for any bit, or all, see one differ."""
+    bits = rng.integers(0, fmt.mantissa + 1, (2, count), dtype=np.uint64)  # one place is beyond the mantissa: no bit
+    whole = np.uint64((1 << fmt.mantissa) - 1)
+    sparse = (np.uint64(1) << bits[0] | np.uint64(1) << bits[1]) & whole
+    return np.asarray(np.where(rng.random(count) < 0.5, sparse, sparse ^ whole), np.uint64)
 
 
 def _corners(fmt: Float) -> set[int]:
@@ -87,13 +105,24 @@ def _nearly_negated(fmt: Float, x: Codes, rng: np.random.Generator) -> Codes:
     return x ^ below ^ np.uint64(1 << fmt.bits - 1)
 
 
+def _near(fmt: Float, x: Codes, rng: np.random.Generator) -> Codes:
+    """Numbers so near to ``x`` in exponent that a sum needs bits of both."""
+    count, reach, top = len(x), fmt.mantissa + 4, (1 << fmt.exponent) - 1
+    field = (x.astype(np.int64) >> fmt.mantissa & top) + rng.integers(-reach, reach + 1, count)
+    number = np.clip(field, 0, top).astype(np.uint64) << np.uint64(fmt.mantissa) | _mantissas(fmt, count, rng)
+    sign = rng.integers(0, 2, count, dtype=np.uint64) << np.uint64(fmt.bits - 1)
+    return np.asarray(number | sign, np.uint64)
+
+
 def _accumulators(unit: Unit, inputs: dict[str, Codes], rng: np.random.Generator) -> Codes:
-    """Accumulators, many of which nearly cancel what is added to them."""
+    """Accumulators, many of which nearly cancel what is added to them, or are of its size."""
     count = len(next(iter(inputs.values())))
     if unit.exact_accumulator:
         return _integers(unit.accumulator_bits, count, rng)
     alone = expected(unit, inputs | {"c": np.zeros(count, np.uint64)}).codes
-    return np.where(rng.random(count) < 0.4, _nearly_negated(FP32, alone, rng), codes(FP32, count, rng))
+    some = rng.random(count)
+    negated, near = _nearly_negated(FP32, alone, rng), _near(FP32, alone, rng)
+    return np.select([some < 0.4, some < 0.7], [negated, near], codes(FP32, count, rng))
 
 
 def _tile(unit: Unit, count: int, rng: np.random.Generator) -> dict[str, Codes]:
