@@ -67,7 +67,7 @@ def measure(
     designs = [unit.unit(u, fmt, subnormals=not no_subnormals) for u in units or _UNITS for fmt in formats]
     cells = library.own() if liberty is None else library.read(liberty)
     measured = measurement.measure_all(designs, cells, data=data)
-    bases = [*measured, *(record.packaged().measurements if liberty is None else ())]
+    bases = [*(record.packaged().measurements if liberty is None else ()), *measured]  # what is new comes last and wins
     found = comparison.compare(measured, bases)
     show(found, as_json=as_json, note=found.note)
 

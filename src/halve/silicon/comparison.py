@@ -96,7 +96,7 @@ def ratio(value: float | None) -> str | None:
 
 
 def compare(measurements: Sequence[Measurement], bases: Iterable[Measurement]) -> Comparison:
-    """``measurements``, each beside that of FP32 in the same unit, out of ``bases``, which one library made."""
+    """``measurements``, each beside that of FP32 in the same unit, out of ``bases``: the last, of one library."""
     found = {m.unit: m for m in bases if m.format == _BASE and m.subnormals}
     return Comparison(tuple(_compared(found, m) for m in measurements))
 

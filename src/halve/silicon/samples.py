@@ -14,7 +14,6 @@ from halve.errors import CheckpointError, FormatError
 
 COLUMNS = 4096
 COUNT = 32 * COLUMNS
-DISTRIBUTIONS = {"gaussian": "standard normal", "heavy": "Student's t with 4 degrees of freedom"}
 _SEED = 20140210  # of the talk that began these comparisons (Horowitz, ISSCC 2014)
 
 
@@ -29,6 +28,7 @@ class Samples:
 def load(source: str | Path) -> Samples:
     """`COUNT` numbers of a distribution, of a ``.npy`` file or of the matrices of a checkpoint.
 
+    ``gaussian`` is the normal distribution, ``heavy`` Student's t with 4 degrees of freedom.
     Raises CheckpointError for what cannot be read, FormatError for tensors with too few, constant or infinite numbers.
     """
     rng = np.random.default_rng(_SEED)
