@@ -48,6 +48,21 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The site, every block of code executed, into build/site. Any warning is an error."""
+    session.install(".[demo,docs]", env=NATIVE)
+    quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}  # of what may come after these versions
+    session.run("mkdocs", "build", "--strict", env=NATIVE | quiet)
+
+
+@nox.session
+def first_hour(session: nox.Session) -> None:
+    """The first tutorial's commands, typed literally, and their output."""
+    session.install(".[demo,test]", env=NATIVE)
+    session.run("pytest", "-q", "tests/slow/test_first_hour.py", env=NATIVE)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Random and mutated headers, many more than in the default tests."""
     session.install(".[test]", env=NATIVE)
