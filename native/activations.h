@@ -50,6 +50,29 @@ class ActivationForms {
 
 constexpr size_t kFew = 4;  // vectors that are multiplied one by one, while a part of the weights is in the cache
 
+// Room for vectors that are multiplied together. They lie an odd number of cache lines apart: as many of them as a tile
+// meets at a time would otherwise fall into one set of the first-level cache.
+class BatchBuffer {
+ public:
+  // For `count` vectors of `columns` numbers; what was there is forgotten.
+  void make_room(size_t count, size_t columns) {
+    padded_ = (columns / kUnit | 1) * kUnit;
+    if (count * padded_ <= values_.size()) return;
+    values_.resize(count * padded_);
+    pairs_.resize(count * padded_);
+  }
+
+  // `count` of them, from number `first` on.
+  Batch from(size_t first, size_t count) {
+    return {count, padded_, values_.data() + first * padded_, pairs_.data() + first * padded_};
+  }
+
+ private:
+  size_t padded_ = 0;
+  std::vector<float> values_;
+  std::vector<uint16_t> pairs_;
+};
+
 class ActivationBuffer {
  public:
   // `padded` is a multiple of kUnit.
@@ -59,23 +82,15 @@ class ActivationBuffer {
 
   const Activations& forms(size_t vector) const { return few_[vector].get(); }
 
-  // Room for `count` vectors of `columns` numbers, whose contents are forgotten. They lie an odd number of cache lines
-  // apart: as many of them as a tile meets at a time would otherwise fall into one set of the first-level cache.
-  const Batch& batch(size_t count, size_t columns) {
-    const size_t padded = (columns / kUnit | 1) * kUnit;
-    if (count * padded > values_.size()) {
-      values_.resize(count * padded);
-      pairs_.resize(count * padded);
-    }
-    batch_ = {count, padded, values_.data(), pairs_.data()};
-    return batch_;
+  // Room for `count` vectors of `columns` numbers, whose contents are forgotten.
+  Batch batch(size_t count, size_t columns) {
+    batch_.make_room(count, columns);
+    return batch_.from(0, count);
   }
 
  private:
   std::vector<ActivationForms> few_;
-  Batch batch_{};
-  std::vector<float> values_;
-  std::vector<uint16_t> pairs_;
+  BatchBuffer batch_;
 };
 
 }  // namespace halve

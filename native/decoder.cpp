@@ -10,8 +10,9 @@ namespace {
 size_t widest(const std::vector<Layer>& layers, const Weight& head) {
   size_t padded = head.padded();
   for (const Layer& layer : layers)
-    for (const Linear& linear : {layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down})
-      padded = std::max(padded, linear.weight->padded());
+    for (const Linear& linear : {layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down,
+                                 layer.experts.has_value() ? layer.experts->router : Linear{}})
+      if (linear.weight != nullptr) padded = std::max(padded, linear.weight->padded());
   return padded;
 }
 
@@ -27,7 +28,8 @@ Decoder::Decoder(const PackedKernels& kernels, Mode mode, const Geometry& geomet
       layers_(std::move(layers)),
       norm_(norm),
       head_(head),
-      buffer_(widest(layers_, head)) {}
+      buffer_(widest(layers_, head)),
+      mixture_(kernels, mode, geometry.routing, geometry.hidden, geometry.gate, geometry.gate_limit) {}
 
 void Decoder::make_room(size_t count) {
   if (count <= room_) return;
@@ -45,6 +47,7 @@ void Decoder::make_room(size_t count) {
     p.qkv.add(*layer.k.weight, layer.k.bias, k_.data(), keys);
     p.qkv.add(*layer.v.weight, layer.v.bias, v_.data(), keys);
     p.o.add(*layer.o.weight, layer.o.bias, added_.data(), g.hidden);
+    if (layer.experts.has_value()) continue;
     p.gate_up.add(*layer.gate.weight, layer.gate.bias, gates_.data(), g.intermediate);
     p.gate_up.add(*layer.up.weight, layer.up.bias, up_.data(), g.intermediate);
     p.down.add(*layer.down.weight, layer.down.bias, added_.data(), g.hidden);
@@ -78,11 +81,7 @@ void Decoder::step(Pool& pool, std::span<const Token> tokens, size_t start, floa
     products.o.run(pool, attended_.data(), count, buffer_);
     add(pool, layer.attention_norm, count);
     normalize(layer.mlp_norm, 0);
-    products.gate_up.run(pool, normed_.data(), count, buffer_);
-    pool.run(count, [&](size_t t) {
-      kernels_.gate(g.gate, gates_.data() + t * g.intermediate, up_.data() + t * g.intermediate, g.intermediate);
-    });
-    products.down.run(pool, gates_.data(), count, buffer_);
+    apply_mlp(pool, layer, products, count);
     add(pool, layer.output_norm, count);
   }
   if (start >= count) return;
@@ -94,6 +93,20 @@ void Decoder::step(Pool& pool, std::span<const Token> tokens, size_t start, floa
     pool.run(count - start, [&](size_t t) { kernels_.cap(logits + t * g.vocabulary, g.vocabulary, g.logit_cap); });
 }
 
+void Decoder::apply_mlp(Pool& pool, const Layer& layer, const Products& products, size_t count) {
+  if (layer.experts.has_value()) {
+    mixture_.run(pool, *layer.experts, normed_.data(), count, buffer_, added_.data());
+    return;
+  }
+  const Geometry& g = geometry_;
+  products.gate_up.run(pool, normed_.data(), count, buffer_);
+  pool.run(count, [&](size_t t) {
+    float* gates = gates_.data() + t * g.intermediate;
+    kernels_.gate(g.gate, g.gate_limit, gates, up_.data() + t * g.intermediate, g.intermediate);
+  });
+  products.down.run(pool, gates_.data(), count, buffer_);
+}
+
 void Decoder::turn(std::span<const Token> tokens) {
   cosines_.resize(rotations_.size());
   sines_.resize(rotations_.size());
@@ -101,12 +114,14 @@ void Decoder::turn(std::span<const Token> tokens) {
     const Rotation& rotation = rotations_[r];
     cosines_[r].clear();
     sines_[r].clear();
-    for (const Token& token : tokens)
-      for (const float frequency : rotation.frequencies) {
+    for (const Token& token : tokens) {
+      const bool in_long = token.in_long_text && !rotation.long_frequencies.empty();
+      for (const float frequency : in_long ? rotation.long_frequencies : rotation.frequencies) {
         const float angle = static_cast<float>(token.position) * frequency;
         cosines_[r].push_back(std::cos(angle) * rotation.scale);
         sines_[r].push_back(std::sin(angle) * rotation.scale);
       }
+    }
   }
 }
 
@@ -141,8 +156,9 @@ void Decoder::attend(Pool& pool, const Layer& layer, size_t index, std::span<con
     const size_t last = tokens[t].position + 1;
     const size_t first = layer.window != 0 && last > layer.window ? last - layer.window : 0;
     const Cache& cache = tokens[t].cache;
+    const float* sinks = layer.sinks == nullptr ? nullptr : layer.sinks + head * group;
     const Attention seen{cache.number, of_head(cache.keys, t, head), of_head(cache.values, t, head), layer.value_scale,
-                         g.head_dim,   first, last, g.attention_cap};
+                         g.head_dim,   first, last, sinks, g.attention_cap};
     if (scores.size() < seen.scores()) scores.resize(2 * seen.scores());
     kernels_.attend(seen, q_.data() + at, group, scores.data(), attended_.data() + at);
   };

@@ -2,10 +2,12 @@
 // halve.runtime.transformer is the reference.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "linear.h"
+#include "mixture.h"
 #include "packed.h"
 #include "threads.h"
 
@@ -16,7 +18,7 @@ struct Geometry {
   size_t heads;
   size_t kv_heads;
   size_t head_dim;  // a multiple of 16
-  size_t intermediate;
+  size_t intermediate;  // of layers without experts
   size_t vocabulary;
   float eps;
   float embedding_scale;
@@ -24,17 +26,15 @@ struct Geometry {
   float attention_cap;  // 0: none
   float logit_cap;      // 0: none
   Gate gate;
+  float gate_limit;  // of Gate::SwigluOai
+  Routing routing;
 };
 
 // Radians a position of the first components of a head; cosines and sines are multiplied by `scale`.
 struct Rotation {
   std::vector<float> frequencies;
+  std::vector<float> long_frequencies;  // in long texts, as many; empty: the same in all
   float scale;
-};
-
-struct Linear {
-  const Weight* weight;
-  const float* bias;  // null: none
 };
 
 struct Layer {
@@ -44,7 +44,9 @@ struct Layer {
   const float* k_norm;
   Linear o;
   const float* mlp_norm;
-  Linear gate, up, down;
+  Linear gate, up, down;  // where there are no experts
+  std::optional<Experts> experts;
+  const float* sinks;  // of each head, a score; null: none
   const float* attention_norm;  // behind attention and MLP; null: none
   const float* output_norm;
   size_t rotation;
@@ -65,6 +67,7 @@ struct Cache {
 struct Token {
   int64_t id;
   size_t position;
+  bool in_long_text;
   Cache cache;
 };
 
@@ -88,6 +91,7 @@ class Decoder {
   };
 
   void make_room(size_t count);
+  void apply_mlp(Pool& pool, const Layer& layer, const Products& products, size_t count);
   void attend(Pool& pool, const Layer& layer, size_t index, std::span<const Token> tokens);
   void add(Pool& pool, const float* norm, size_t count);
   void turn(std::span<const Token> tokens);
@@ -106,6 +110,7 @@ class Decoder {
   std::vector<float> x_, normed_, q_, k_, v_, attended_, added_, gates_, up_;
   std::vector<std::vector<float>> cosines_, sines_;  // of each rotation
   ActivationBuffer buffer_;
+  Mixture mixture_;
 };
 
 }  // namespace halve

@@ -10,6 +10,35 @@
 
 namespace halve {
 
+struct Linear {
+  const Weight* weight;
+  const float* bias;  // null: none
+};
+
+// To rows of groups first ... last - 1 of a product.
+inline void add_bias(const Linear& linear, float* y, size_t first, size_t last) {
+  if (linear.bias == nullptr) return;
+  const size_t stop = std::min(last * kGroupRows, linear.weight->rows);
+  for (size_t row = first * kGroupRows; row < stop; ++row) y[row] += linear.bias[row];
+}
+
+constexpr size_t kBatchGroups = 2;  // that a thread takes at a time: enough work, where there are many vectors
+
+// Groups that a thread takes at a time: multiples of 4, so that few threads share a page; some ten a thread, so that
+// one that is late holds nobody up for long.
+inline size_t groups_a_chunk(size_t groups, size_t threads) {
+  constexpr size_t kMultiple = 4, kEach = 10;
+  const size_t wanted = groups / (threads * kEach);
+  return std::max(kMultiple, wanted / kMultiple * kMultiple);
+}
+
+// Scratch memory of this thread for a batch of `count` vectors.
+inline float* batch_work(size_t count) {
+  thread_local std::vector<float> work;
+  if (work.size() < count * kBatchWork) work.resize(count * kBatchWork);
+  return work.data();
+}
+
 class Linears {
  public:
   Linears() = default;
@@ -21,7 +50,7 @@ class Linears {
     const BatchProduct batch = kernels_->batch_product(weight.element, weight.scale, mode_);
     forms_ |= product.form | (weight.offsets == nullptr ? 0 : kSums);
     batch_forms_ |= batch.form;
-    parts_.push_back({&weight, bias, product, batch, y, stride});
+    parts_.push_back({{&weight, bias}, product, batch, y, stride});
     groups_ += weight.groups();
     columns_ = weight.columns;
     padded_ = std::max(padded_, weight.padded());
@@ -40,8 +69,7 @@ class Linears {
 
  private:
   struct Part {
-    const Weight* weight;
-    const float* bias;  // null: none
+    Linear linear;
     Product product;
     BatchProduct batch;
     float* y;
@@ -51,11 +79,11 @@ class Linears {
   void multiply_few(Pool& pool, const float* x, size_t count, ActivationBuffer& buffer) const {
     for (size_t vector = 0; vector < count; ++vector)
       kernels_->prepare(x + vector * columns_, columns_, mode_, forms_, buffer.forms(vector));
-    share(pool, chunk(pool.threads()), [&](const Part& part, size_t first, size_t last) {
+    share(pool, groups_a_chunk(groups_, pool.threads()), [&](const Part& part, size_t first, size_t last) {
       for (size_t vector = 0; vector < count; ++vector) {
         float* y = part.y + vector * part.stride;
-        part.product.run(*part.weight, buffer.forms(vector), y, first, last);
-        add_bias(part, y, first, last);
+        part.product.run(*part.linear.weight, buffer.forms(vector), y, first, last);
+        add_bias(part.linear, y, first, last);
       }
     });
   }
@@ -65,11 +93,9 @@ class Linears {
       kernels_->prepare_batch(x, columns_, mode_, batch_forms_, batch, vector);
     });
     share(pool, kBatchGroups, [&](const Part& part, size_t first, size_t last) {
-      thread_local std::vector<float> work;
-      if (work.size() < batch.count * kBatchWork) work.resize(batch.count * kBatchWork);
-      part.batch.run(*part.weight, batch, part.y, part.stride, first, last, work.data());
+      part.batch.run(*part.linear.weight, batch, part.y, part.stride, first, last, batch_work(batch.count));
       for (size_t vector = 0; vector < batch.count; ++vector)
-        add_bias(part, part.y + vector * part.stride, first, last);
+        add_bias(part.linear, part.y + vector * part.stride, first, last);
     });
   }
 
@@ -79,7 +105,7 @@ class Linears {
     pool.run((groups_ + per_chunk - 1) / per_chunk, [&](size_t number) {
       size_t first = number * per_chunk, left = std::min(per_chunk, groups_ - first);
       for (const Part& part : parts_) {
-        const size_t groups = part.weight->groups();
+        const size_t groups = part.linear.weight->groups();
         if (first >= groups) {
           first -= groups;
           continue;
@@ -91,22 +117,6 @@ class Linears {
         first = 0;
       }
     });
-  }
-
-  static void add_bias(const Part& part, float* y, size_t first, size_t last) {
-    if (part.bias == nullptr) return;
-    const size_t stop = std::min(last * kGroupRows, part.weight->rows);
-    for (size_t row = first * kGroupRows; row < stop; ++row) y[row] += part.bias[row];
-  }
-
-  static constexpr size_t kBatchGroups = 2;  // enough work, where there are many vectors
-
-  // Groups that a thread takes at a time: multiples of 4, so that few threads share a page; some ten a thread, so that
-  // one that is late holds nobody up for long.
-  size_t chunk(size_t threads) const {
-    constexpr size_t kMultiple = 4, kEach = 10;
-    const size_t wanted = groups_ / (threads * kEach);
-    return std::max(kMultiple, wanted / kMultiple * kMultiple);
   }
 
   const PackedKernels* kernels_ = nullptr;

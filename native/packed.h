@@ -94,7 +94,7 @@ struct BatchProduct {
   uint8_t form;
 };
 
-enum class Gate : uint8_t { Silu, GeluTanh };
+enum class Gate : uint8_t { Silu, GeluTanh, SwigluOai };
 
 enum class CacheNumber : uint8_t { Fp16, Fp8 };  // of keys and values; FP8 is E4M3 (OCP OFP8), saturating
 constexpr size_t bytes(CacheNumber n) { return n == CacheNumber::Fp16 ? 2 : 1; }
@@ -108,7 +108,8 @@ struct Attention {
   size_t head_dim;  // a multiple of 16
   size_t first;
   size_t last;
-  float cap;  // scores s become cap * tanh(s / cap); 0: they stay
+  const float* sinks;  // of each head the score of a position whose value is nothing; null: none
+  float cap;           // scores s become cap * tanh(s / cap); 0: they stay
 
   // Numbers of scratch memory.
   size_t scores() const { return 8 * ((last + kGroupRows - 1) / kGroupRows * kGroupRows); }
@@ -132,7 +133,7 @@ struct PackedKernels {
   void (*row)(const Weight&, size_t row, float* values);
 
   void (*normalize)(const float* x, const float* weight, size_t n, float eps, float* y);
-  void (*gate)(Gate, float* gates, const float* up, size_t n);
+  void (*gate)(Gate, float limit, float* gates, const float* up, size_t n);
   void (*cap)(float* x, size_t n, float cap);
   void (*rotate)(float* head, size_t head_dim, const float* cosines, const float* sines, size_t half, float factor);
   // Key and value come divided by their scales.

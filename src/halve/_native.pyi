@@ -208,8 +208,9 @@ class PackedKernels:
     # Reads `memory`, a multiple of 256 KiB, and forgets it.
     def read(self, pool: Pool, memory: NDArray[np.uint8]) -> None: ...
 
-# One layer of a `Decoder`: linears and biases are those of q, k, v, o, gate, up, down; window 0 looks back to the
-# beginning.
+# One layer of a `Decoder`: linears and biases are those of q, k, v, o and gate, up, down; or q, k, v, o and the router,
+# with those of gate, up, down of each expert in `experts` (where gate and up are in turns: of both together, and down).
+# Window 0 looks back to the beginning.
 @final
 class DecoderLayer:
     def __init__(
@@ -221,15 +222,20 @@ class DecoderLayer:
         k_norm: NDArray[np.float32] | None,
         attention_norm: NDArray[np.float32] | None,
         output_norm: NDArray[np.float32] | None,
+        sinks: NDArray[np.float32] | None,
         linears: Sequence[PackedWeight],
         biases: Sequence[NDArray[np.float32] | None],
+        experts: Sequence[PackedWeight],
+        expert_biases: Sequence[NDArray[np.float32] | None],
         rotation: int,
         window: int,
         key_scale: float,
         value_scale: float,
     ) -> None: ...
 
-# A decoder (native/decoder.h). `head` may be the embedding; a cap of 0 is none; `gate` is silu or gelu_tanh.
+# A decoder (native/decoder.h). `head` may be the embedding; a cap of 0 is none; `gate` is silu, gelu_tanh or swigluoai,
+# for which `gate_limit` is. `experts` is 0 where no layer has any. A rotation is frequencies, those of long texts where
+# they differ, and a scale.
 @final
 class Decoder:
     def __init__(
@@ -249,7 +255,13 @@ class Decoder:
         attention_cap: float,
         logit_cap: float,
         gate: str,
-        rotations: Sequence[tuple[NDArray[np.float32], float]],
+        gate_limit: float,
+        experts: int,
+        experts_per_token: int,
+        experts_normalized: bool,
+        expert_intermediate: int,
+        experts_in_turns: bool,
+        rotations: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None, float]],
         embedding: PackedWeight,
         layers: list[DecoderLayer],
         norm: NDArray[np.float32],
@@ -263,6 +275,7 @@ class Decoder:
         tokens: NDArray[np.int64],
         *,
         position: int,
+        in_long_text: bool,
         keys: NDArray[np.uint16] | NDArray[np.uint8],
         values: NDArray[np.uint16] | NDArray[np.uint8],
         logits: NDArray[np.float32],
@@ -274,6 +287,7 @@ class Decoder:
         tokens: NDArray[np.int64],
         *,
         positions: Sequence[int],
+        in_long_text: Sequence[bool],
         keys: Sequence[NDArray[np.uint16] | NDArray[np.uint8]],
         values: Sequence[NDArray[np.uint16] | NDArray[np.uint8]],
         logits: NDArray[np.float32],

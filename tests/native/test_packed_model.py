@@ -20,6 +20,9 @@ from tiny import families, llama
 # Of logits up to 14: the order of sums, and now and then a half that rounds the other way because of it.
 CLOSE, CLOSE_ON_THE_WHOLE = 5e-2, 1e-3
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "num_hidden_layers": 3}
+_FACTORS = {"short_factor": [1 + 0.1 * i for i in range(8)], "long_factor": [1.5 + i for i in range(8)]}
+LONG = ("phi3_long", "phi3_short")  # texts of more than 16 and of more than 48 tokens
+EXPERTS = ("qwen3_moe", "qwen3_moe_mixed", "gpt_oss", "gpt_oss_default")
 SCHEMES_TRIED = ("nvfp4a16", "mxfp4a16", "w4a16", "w4a16_asym", "fp8", "w8a16", "mxfp6_e2m3a16", "bf16", "fp16")
 
 
@@ -36,7 +39,8 @@ def isa(request, monkeypatch):
 @pytest.fixture
 def checkpoint(tmp_path):
     def make(name, **changes):
-        return families.write(tmp_path / name, families.config_of(name, **(SIZES | changes)))
+        sizes = SIZES | ({"rope_scaling": {"type": "longrope", **_FACTORS}} if name in LONG else {})
+        return families.write(tmp_path / name, families.config_of(name, **(sizes | changes)))
 
     return make
 
@@ -51,28 +55,17 @@ def as_halves(_layer, *arrays):
 
 
 def expected_logits(path, tokens, mode="exact"):
-    """The reference's logits with a cache in FP16, and its linears' inputs rounded as `mode` says."""
+    """The reference's logits with a cache in FP16, and its linears' inputs rounded as `mode` says; not a router's."""
     model = load_reference(path)
     packed = load(path, mode=mode, threads=1)
     for name, linear in model.linears.items():
         block = packed.blocks[f"{name}.weight" if not linear.tied else f"{EMBEDDING}.weight"]
-        linear.activation = lambda x, block=block: reference.rounded(block, x, mode).astype(np.float32)
+        used = "exact" if name.endswith(("mlp.gate", "mlp.router")) else mode
+        linear.activation = lambda x, block=block, used=used: reference.rounded(block, x, used).astype(np.float32)
     return model.logits(tokens, model.new_cache(as_halves))
 
 
-EXPERTS = ("qwen3_moe", "qwen3_moe_mixed", "gpt_oss", "gpt_oss_default")
-LONG = ("phi3_long", "phi3_short")  # for heads of 8
-
-
-@pytest.mark.parametrize("name", EXPERTS)
-def test_families_that_the_reference_path_runs(checkpoint, name):
-    path = checkpoint(name)
-    with pytest.raises(UnsupportedError, match="cannot compute"):
-        load(path, threads=1)
-    assert load_quickest(path).engine == "reference path"
-
-
-@pytest.mark.parametrize("name", [name for name in families.DECODERS if name not in EXPERTS + LONG])
+@pytest.mark.parametrize("name", families.DECODERS)
 def test_logits_are_the_references(checkpoint, name):
     path = checkpoint(name)
     model = load(path, mode="exact", threads=1)
@@ -105,7 +98,7 @@ def rounded_to_e4m3(array, scale):
     return dispatch.decode(e4m3, dispatch.encode(e4m3, array / np.float32(scale))) * np.float32(scale)
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt_oss"])
 def test_a_cache_in_fp8(checkpoint, monkeypatch, name):
     scales = {0: (1.0, 1.0), 1: (0.5, 2.0), 2: (0.004, 0.007)}  # the last saturate
     stored = {f"model.layers.{layer}.self_attn": pair for layer, pair in scales.items()}
@@ -128,7 +121,7 @@ def test_a_cache_in_fp8(checkpoint, monkeypatch, name):
     assert 2 * cache.nbytes == other.nbytes
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma2", "gemma3", "phi3_partial"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma2", "gemma3", "phi3_partial", *EXPERTS])
 @pytest.mark.parametrize("sizes", [[1] * 40, [7, 33], [39, 1], [16, 1, 15, 8]], ids=str)
 def test_steps_give_what_the_whole_gives(checkpoint, name, sizes):
     model = load(checkpoint(name), mode="exact", threads=1)
@@ -140,9 +133,10 @@ def test_steps_give_what_the_whole_gives(checkpoint, name, sizes):
 
 @pytest.mark.parametrize("mode", kernels.MODES)
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 13])
-def test_sequences_side_by_side(checkpoint, mode, count):
+@pytest.mark.parametrize("name", ["mistral", "qwen3_moe_mixed", "gpt_oss"])
+def test_sequences_side_by_side(checkpoint, name, mode, count):
     """Each with a cache of its own, of its own length; up to 4 get the bits that they get alone."""
-    model = load(checkpoint("mistral"), mode=mode, threads=2)
+    model = load(checkpoint(name), mode=mode, threads=2)
     tokens = llama.decoder_tokens(model.config)
     texts = [np.roll(tokens, -i)[: 2 + 2 * i] for i in range(count)]
     alone, together = [model.new_cache() for _ in texts], [model.new_cache() for _ in texts]
@@ -174,13 +168,15 @@ def test_sequences_side_by_side_need_caches(checkpoint):
     assert (len(one), len(two)) == (64, 0)
 
 
-def test_threads_change_no_bit(checkpoint):
-    model = load(checkpoint("qwen2"), threads=1)
+@pytest.mark.parametrize("name", ["qwen2", "qwen3_moe", "gpt_oss"])
+def test_threads_change_no_bit(checkpoint, name):
+    model = load(checkpoint(name), threads=1)
     tokens = llama.decoder_tokens(model.config)
-    alone = model.logits(tokens)
+    alone = [model.logits(tokens[:count]) for count in (1, 3, 7, 40)]
     for threads in (2, 3, 5):
         model.use(kernels.native.Pool(threads))
-        np.testing.assert_array_equal(model.logits(tokens), alone)
+        for logits in alone:
+            np.testing.assert_array_equal(model.logits(tokens[: len(logits)]), logits)
 
 
 def test_long_texts(checkpoint):
@@ -253,6 +249,7 @@ def arguments(model):
     return {
         "tokens": np.arange(4),
         "position": 0,
+        "in_long_text": False,
         "keys": cache.keys,
         "values": cache.values,
         "logits": np.empty((4, model.vocabulary), np.float32),

@@ -22,12 +22,14 @@ from halve.runtime.packed import kernels
 from halve.runtime.packed.arena import Arena
 from halve.runtime.packed.cache import Kv
 from halve.runtime.packed.kernels import Mode
-from halve.runtime.packed.model import Array, PackedModel, check
+from halve.runtime.packed.layer import Array
+from halve.runtime.packed.model import PackedModel, check
 from halve.runtime.packed.weight import Weight
 from halve.schemes.qtensor import QTensor
 from halve.schemes.table import Block
 
 _BAND_ELEMENTS = 1 << 20
+_MULTIPLIED = frozenset(("linear", "router", "embedding", "head"))  # what is packed; biases of experts are 2-D, too
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
@@ -90,12 +92,17 @@ class _Packer:
         self.decoder = loader.decoder
         check(self.decoder)
         geometry = self.decoder.geometry
-        shapes = {parameter.name: parameter.shape for parameter in geometry.parameters}
-        matrices = {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
+        matrices: dict[str, tuple[int, int]] = {}
+        self.vectors: dict[str, Array] = {}
+        for parameter in geometry.parameters:
+            if parameter.kind in _MULTIPLIED:
+                rows, columns = parameter.shape
+                matrices[parameter.name] = rows, columns
+            else:
+                self.vectors[parameter.name] = np.empty(0, np.float32)
         blocks = {name: self._block(name) for name in matrices}
         arena = Arena(sum(Weight.nbytes(blocks[name], *shape) for name, shape in matrices.items()))
         self.weights = {name: Weight(blocks[name], *shape, arena) for name, shape in matrices.items()}
-        self.vectors: dict[str, Array] = dict.fromkeys(shapes.keys() - matrices.keys(), np.empty(0, np.float32))
 
     def read(self, threads: int) -> None:
         """Fill weights and vectors, the largest first."""

@@ -13,16 +13,17 @@ from halve.errors import CheckpointError, UnsupportedError
 from halve.models.decoder import EMBEDDING, NORM, Decoder
 from halve.models.geometry import Geometry
 from halve.models.linear import OUTPUT_HEAD
+from halve.models.rotary import Rotary
 from halve.runtime.language_model import LanguageModel
 from halve.runtime.packed import kernels
 from halve.runtime.packed.cache import Kv, PackedCache
 from halve.runtime.packed.kernels import Mode
+from halve.runtime.packed.layer import Array, Parts, norm
 from halve.runtime.packed.weight import Weight
 
 if TYPE_CHECKING:
-    from halve._native import DecoderLayer, Pool
+    from halve._native import Pool
 
-Array = NDArray[np.float32]
 CHUNK = 256  # tokens that pass the layers together
 HEAD_DIM = 16  # heads have a multiple of as many components
 
@@ -32,8 +33,8 @@ class PackedModel(LanguageModel[PackedCache]):
 
     ``mode`` is in what activations are multiplied; `halve.runtime.packed.product` says what that means. ``kv`` is in
     what its caches are stored, in FP8 divided by ``kv_scales``: those of keys and values by layer, 1 where there are
-    none. ``nbytes`` are the weights that decoding a token reads, ``blocks`` how each weight is stored. Raises
-    UnsupportedError for a decoder that native code cannot compute.
+    none. ``nbytes`` are the weights that decoding a token reads, of experts as many as it takes, ``blocks`` how each
+    weight is stored. Raises UnsupportedError for a decoder that native code cannot compute.
     """
 
     def __init__(
@@ -57,11 +58,9 @@ class PackedModel(LanguageModel[PackedCache]):
         self.use(pool)
         self.blocks = {name: weight.block for name, weight in weights.items()}
         embedding = weights[f"{EMBEDDING}.weight"].native()
-        self.nbytes = sum(
-            weight.nbytes(weight.block, weight.rows, weight.columns)
-            for name, weight in weights.items()
-            if self.geometry.tied or name != f"{EMBEDDING}.weight"
-        )
+        self.nbytes = _bytes_read(decoder, weights)
+        experts = self.geometry.experts
+        self._is_long = decoder.is_long
         self._decoder = kernels.native.Decoder(
             native,
             mode=mode,
@@ -77,13 +76,19 @@ class PackedModel(LanguageModel[PackedCache]):
             attention_cap=decoder.attention_cap or 0.0,
             logit_cap=decoder.logit_cap or 0.0,
             gate=decoder.activation,
-            rotations=[(dispatch.plain(rotary.frequencies), float(rotary.scale)) for rotary in decoder.rotaries],
+            gate_limit=decoder.activation_limit,
+            experts=0 if experts is None else experts.count,
+            experts_per_token=decoder.experts_per_token,
+            experts_normalized=decoder.experts_normalized,
+            expert_intermediate=0 if experts is None else experts.intermediate,
+            experts_in_turns=experts is not None and experts.fused,
+            rotations=[_rotation(rotary) for rotary in decoder.rotaries],
             embedding=embedding,
             layers=[
-                _Parts(decoder, index, weights, vectors).layer(kv_scales.get(index, (1.0, 1.0)))
+                Parts(decoder, index, weights, vectors).layer(kv_scales.get(index, (1.0, 1.0)))
                 for index in range(self.geometry.layers)
             ],
-            norm=_norm(decoder, vectors[f"{NORM}.weight"]),
+            norm=norm(decoder, vectors[f"{NORM}.weight"]),
             head=embedding if self.geometry.tied else weights[f"{OUTPUT_HEAD}.weight"].native(),
         )
 
@@ -101,6 +106,21 @@ class PackedModel(LanguageModel[PackedCache]):
 
     def _forward(self, tokens: NDArray[np.int64], cache: PackedCache | None, start: int) -> Array:
         used = self.new_cache() if cache is None else cache
+        self._turn(used, len(used) + len(tokens))
+        return self._finite(self._read(tokens, used, start))
+
+    def _turn(self, cache: PackedCache, length: int) -> None:
+        """Have ``cache`` rotated as a text of ``length`` is: read again where that is another rotation (LongRoPE)."""
+        if cache.long == self._is_long(length):
+            return
+        tokens = np.array(cache.tokens, np.int64)
+        cache.keep(())
+        cache.long = not cache.long
+        self._read(tokens, cache, len(tokens))
+        cache.commit(tokens.tolist())
+
+    def _read(self, tokens: NDArray[np.int64], used: PackedCache, start: int) -> Array:
+        """Logits after all but the first ``start`` of ``tokens``, whose keys and values go into ``used``."""
         used.reserve(len(tokens))
         logits = np.empty((max(len(tokens) - start, 0), self.vocabulary), np.float32)
         for first in range(0, len(tokens), CHUNK):
@@ -109,11 +129,12 @@ class PackedModel(LanguageModel[PackedCache]):
                 self._pool,
                 tokens[first:stop],
                 position=len(used) + first,
+                in_long_text=used.long,
                 keys=used.keys,
                 values=used.values,
                 logits=logits[max(first - start, 0) : max(stop - start, 0)],
             )
-        return self._finite(logits)
+        return logits
 
     def next_logits(self, tokens: Sequence[int], caches: Sequence[PackedCache]) -> Array:
         """Logits [n, vocabulary] after ``tokens`` [n], each of which follows what its own one of ``caches`` holds.
@@ -130,12 +151,15 @@ class PackedModel(LanguageModel[PackedCache]):
         ids = self._checked(np.asarray(tokens))
         for cache in caches:
             self.check_length(len(cache) + 1)
+        for cache in caches:
+            self._turn(cache, len(cache) + 1)
             cache.reserve(1)
         logits = np.empty((len(ids), self.vocabulary), np.float32)
         self._decoder.step_each(
             self._pool,
             ids,
             positions=[len(cache) for cache in caches],
+            in_long_text=[cache.long for cache in caches],
             keys=[cache.keys for cache in caches],
             values=[cache.values for cache in caches],
             logits=logits,
@@ -167,67 +191,25 @@ def _refused(decoder: Decoder) -> Iterator[tuple[str, bool]]:
     geometry = decoder.geometry
     heads = f"heads of {geometry.head_dim} components (they want a multiple of {HEAD_DIM})"
     yield heads, bool(geometry.head_dim % HEAD_DIM)
-    yield "experts", geometry.experts is not None
-    yield "attention sinks", geometry.sinks
-    yield f"the activation {decoder.activation}", decoder.activation not in ("silu", "gelu_tanh")
-    yield "rotations of long texts", any(rotary.long_frequencies is not None for rotary in decoder.rotaries)
     yield "fused weights that do not part at multiples of 16", geometry.fused and bool(geometry.intermediate % HEAD_DIM)
 
 
-def _norm(decoder: Decoder, weight: Array) -> Array:
-    """A norm's weight with what is added to it."""
-    return weight + np.float32(decoder.norm_offset) if decoder.norm_offset else weight
+def _bytes_read(decoder: Decoder, weights: Mapping[str, Weight]) -> int:
+    """Bytes of the weights that decoding a token reads; those of its experts are as many as the average's."""
+    geometry = decoder.geometry
+    always = of_experts = 0
+    for name, weight in weights.items():
+        nbytes = weight.nbytes(weight.block, weight.rows, weight.columns)
+        if ".experts." in name:
+            of_experts += nbytes
+        elif geometry.tied or name != f"{EMBEDDING}.weight":
+            always += nbytes
+    if geometry.experts is None:
+        return always
+    return always + of_experts * decoder.experts_per_token // geometry.experts.count
 
 
-class _Parts:
-    """What decoder layer ``index`` is made of."""
-
-    def __init__(
-        self, decoder: Decoder, index: int, weights: Mapping[str, Weight], vectors: Mapping[str, Array]
-    ) -> None:
-        self._decoder, self._geometry, self._index = decoder, decoder.geometry, index
-        self._weights, self._vectors = weights, vectors
-        self._name = f"model.layers.{index}"
-
-    def layer(self, kv_scales: tuple[float, float]) -> "DecoderLayer":
-        """The layer as native code takes it, with the scales of its keys and values."""
-        geometry, outer = self._geometry, self._geometry.output_norms
-        linears = [*self._qkv(), ("self_attn.o_proj", 0, geometry.hidden), *self._mlp()]
-        norms = "pre_feedforward" if outer else "post_attention"
-        return kernels.native.DecoderLayer(
-            input_norm=self._norm("input_layernorm"),
-            mlp_norm=self._norm(f"{norms}_layernorm"),
-            q_norm=self._norm("self_attn.q_norm") if geometry.qk_norm else None,
-            k_norm=self._norm("self_attn.k_norm") if geometry.qk_norm else None,
-            attention_norm=self._norm("post_attention_layernorm") if outer else None,
-            output_norm=self._norm("post_feedforward_layernorm") if outer else None,
-            linears=[self._weights[f"{self._name}.{module}.weight"].native(*rows) for module, *rows in linears],
-            biases=[self._bias(*linear) for linear in linears],
-            rotation=self._decoder.rotary_of[self._index],
-            window=self._decoder.windows[self._index] or 0,
-            key_scale=kv_scales[0],
-            value_scale=kv_scales[1],
-        )
-
-    def _norm(self, module: str) -> Array:
-        return _norm(self._decoder, self._vectors[f"{self._name}.{module}.weight"])
-
-    def _bias(self, module: str, start: int, stop: int) -> Array | None:
-        bias = self._vectors.get(f"{self._name}.{module}.bias")
-        return None if bias is None else bias[start:stop]
-
-    def _qkv(self) -> Iterator[tuple[str, int, int]]:
-        """Module and rows of q, k and v."""
-        geometry, start = self._geometry, 0
-        for part, heads in zip("qkv", (geometry.heads, geometry.kv_heads, geometry.kv_heads), strict=True):
-            rows = heads * geometry.head_dim
-            yield ("self_attn.qkv_proj", start, start + rows) if geometry.fused else (f"self_attn.{part}_proj", 0, rows)
-            start += rows
-
-    def _mlp(self) -> Iterator[tuple[str, int, int]]:
-        """Module and rows of gate, up and down."""
-        geometry, rows = self._geometry, self._geometry.intermediate
-        for number, part in enumerate(("gate", "up")):
-            start = number * rows
-            yield ("mlp.gate_up_proj", start, start + rows) if geometry.fused else (f"mlp.{part}_proj", 0, rows)
-        yield "mlp.down_proj", 0, geometry.hidden
+def _rotation(rotary: Rotary) -> tuple[Array, Array | None, float]:
+    """As native code takes it."""
+    long = rotary.long_frequencies
+    return dispatch.plain(rotary.frequencies), None if long is None else dispatch.plain(long), float(rotary.scale)
