@@ -1,6 +1,6 @@
-"""Write a Llama checkpoint of made-up weights: the shape of a real model, values that look like weights, no hub.
+"""Write a Llama or Qwen3-MoE checkpoint of made-up weights: the shape of a real model, values that look like weights, no hub.
 
-    python benchmarks/synthetic.py OUT --shape 500m|1b|7b|tiny [--shard-bytes N] [--seed N]
+    python benchmarks/synthetic.py OUT --shape 500m|1b|7b|tiny|moe [--shard-bytes N] [--seed N]
 
 A pool of normal BF16 values is drawn once; every tensor is made of pieces of it that start anywhere. So a file is
 written about as fast as the disk takes it, in less than 100 MB of memory, and one seed always gives the same bytes.
@@ -29,7 +29,10 @@ TRAINED_LENGTH = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The geometry of a Llama decoder with untied embeddings."""
+    """The geometry of a Llama decoder with untied embeddings; of Qwen3-MoE where there are ``experts``.
+
+    ``intermediate`` is then an expert's, and a token takes ``chosen`` of them.
+    """
 
     hidden: int
     intermediate: int
@@ -37,6 +40,8 @@ class Shape:
     heads: int
     kv_heads: int
     vocab: int
+    experts: int = 0
+    chosen: int = 0
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor, in the order of the model."""
@@ -50,9 +55,14 @@ class Shape:
             yield prefix + "self_attn.v_proj.weight", (kv, self.hidden)
             yield prefix + "self_attn.o_proj.weight", (self.hidden, self.hidden)
             yield prefix + "post_attention_layernorm.weight", (self.hidden,)
-            yield prefix + "mlp.gate_proj.weight", (self.intermediate, self.hidden)
-            yield prefix + "mlp.up_proj.weight", (self.intermediate, self.hidden)
-            yield prefix + "mlp.down_proj.weight", (self.hidden, self.intermediate)
+            if self.experts:
+                yield prefix + "self_attn.q_norm.weight", (self.hidden // self.heads,)
+                yield prefix + "self_attn.k_norm.weight", (self.hidden // self.heads,)
+                yield prefix + "mlp.gate.weight", (self.experts, self.hidden)
+            for mlp in [f"mlp.experts.{expert}." for expert in range(self.experts)] or ["mlp."]:
+                yield prefix + mlp + "gate_proj.weight", (self.intermediate, self.hidden)
+                yield prefix + mlp + "up_proj.weight", (self.intermediate, self.hidden)
+                yield prefix + mlp + "down_proj.weight", (self.hidden, self.intermediate)
         yield "model.norm.weight", (self.hidden,)
         yield "lm_head.weight", (self.vocab, self.hidden)
 
@@ -63,8 +73,16 @@ class Shape:
 
     def config(self) -> dict[str, object]:
         """``config.json`` as transformers reads it."""
+        sparse = {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "moe_intermediate_size": self.intermediate,
+            "norm_topk_prob": True,
+            "num_experts": self.experts,
+            "num_experts_per_tok": self.chosen,
+        }
+        dense = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
         return {
-            "architectures": ["LlamaForCausalLM"],
             "attention_bias": False,
             "bos_token_id": 1,
             "eos_token_id": 2,
@@ -75,7 +93,6 @@ class Shape:
             "intermediate_size": self.intermediate,
             "max_position_embeddings": TRAINED_LENGTH,
             "mlp_bias": False,
-            "model_type": "llama",
             "num_attention_heads": self.heads,
             "num_hidden_layers": self.layers,
             "num_key_value_heads": self.kv_heads,
@@ -84,6 +101,7 @@ class Shape:
             "tie_word_embeddings": False,
             "torch_dtype": "bfloat16",
             "vocab_size": self.vocab,
+            **(sparse if self.experts else dense),
         }
 
 
@@ -92,6 +110,8 @@ SHAPES = {
     "500m": Shape(hidden=2048, intermediate=5632, layers=8, heads=16, kv_heads=8, vocab=32000),
     "1b": Shape(hidden=2048, intermediate=5632, layers=22, heads=32, kv_heads=4, vocab=32000),  # TinyLlama-1.1B
     "7b": Shape(hidden=4096, intermediate=11008, layers=32, heads=32, kv_heads=32, vocab=32000),  # Llama-2-7B
+    # Layers of Qwen3-30B-A3B with half as many experts; a token reads a fifth of the weights.
+    "moe": Shape(hidden=2048, intermediate=768, layers=4, heads=16, kv_heads=4, vocab=32000, experts=64, chosen=8),
 }
 
 

@@ -20,9 +20,9 @@ def test_quantized_experts(checkpoint, tmp_path, scheme, mode):
     source = checkpoint("qwen3_moe_mixed", hidden_size=128, intermediate_size=256, moe_intermediate_size=128)
     out = tmp_path / "quantized"
     halve.quantize(source, out, scheme=scheme)
-    model = load(out, mode=mode, threads=2)
+    model = load(out, mode=mode, threads=1)
     tokens = llama.decoder_tokens(model.config)
-    cache, exact = model.new_cache(), load(out, mode="exact", threads=2).logits(tokens)
+    cache, exact = model.new_cache(), load(out, mode="exact", threads=1).logits(tokens)
     steps = np.concatenate([model.logits(token, cache) for token in np.split(tokens, len(tokens))])
     assert_close(exact, expected_logits(out, tokens))
     lost = {name: np.abs(expected_logits(out, tokens, name) - exact).mean() for name in ("bf16", mode)}

@@ -136,7 +136,7 @@ def test_steps_give_what_the_whole_gives(checkpoint, name, sizes):
 @pytest.mark.parametrize("name", ["mistral", "qwen3_moe_mixed", "gpt_oss"])
 def test_sequences_side_by_side(checkpoint, name, mode, count):
     """Each with a cache of its own, of its own length; up to 4 get the bits that they get alone."""
-    model = load(checkpoint(name), mode=mode, threads=2)
+    model = load(checkpoint(name), mode=mode, threads=1)
     tokens = llama.decoder_tokens(model.config)
     texts = [np.roll(tokens, -i)[: 2 + 2 * i] for i in range(count)]
     alone, together = [model.new_cache() for _ in texts], [model.new_cache() for _ in texts]

@@ -43,8 +43,9 @@ def command(
 ) -> None:
     """Time how fast the model PATH reads a prompt (pp) and writes (tg), in llama-bench's table.
 
-    Writing a token reads all weights once, so memory is the limit: the last columns are the rate at which weights were
-    read, the rate at which as many threads can read this machine's memory, measured beside each row, and their ratio.
+    Writing a token reads all weights once, of experts those that it takes, so memory is the limit: the last columns are
+    the rate at which weights were read, the rate at which as many threads can read this machine's memory, measured
+    beside each row, and their ratio.
 
     \b
     halve bench halve-demo/nvfp4a16 -p 512 -n 128 -t 1,2

@@ -29,7 +29,7 @@ class Speed:
     """One row. ``test`` is pp (prompt processing) or tg (text generation) and how many tokens, as llama-bench says.
 
     ``read_rate`` is the memory's, in bytes a second by as many threads, measured beside the row; ``bytes_per_token``
-    are the weights that a token of tg reads.
+    are the weights that a token of tg reads, of experts those that it takes.
     """
 
     test: str
@@ -74,7 +74,7 @@ class Bench:
     """What `halve bench` reports."""
 
     model: str
-    nbytes: int  # of the packed weights that a token reads
+    nbytes: int  # of all packed weights
     parameters: int
     isa: str
     mode: Mode
@@ -154,7 +154,7 @@ def bench(
             )
     return Bench(
         model=Path(path).name,
-        nbytes=model.nbytes,
+        nbytes=model.packed_bytes,
         parameters=model.geometry.count,
         isa=kernels.kernels().isa,
         mode=mode,

@@ -33,8 +33,8 @@ class PackedModel(LanguageModel[PackedCache]):
 
     ``mode`` is in what activations are multiplied; `halve.runtime.packed.product` says what that means. ``kv`` is in
     what its caches are stored, in FP8 divided by ``kv_scales``: those of keys and values by layer, 1 where there are
-    none. ``nbytes`` are the weights that decoding a token reads, of experts as many as it takes, ``blocks`` how each
-    weight is stored. Raises UnsupportedError for a decoder that native code cannot compute.
+    none. ``packed_bytes`` are all weights, ``nbytes`` those that decoding a token reads, of experts as many as it takes;
+    ``blocks`` says how each weight is stored. Raises UnsupportedError for a decoder that native code cannot compute.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class PackedModel(LanguageModel[PackedCache]):
         self.use(pool)
         self.blocks = {name: weight.block for name, weight in weights.items()}
         embedding = weights[f"{EMBEDDING}.weight"].native()
+        self.packed_bytes = sum(weight.size for weight in weights.values())
         self.nbytes = _bytes_read(decoder, weights)
         experts = self.geometry.experts
         self._is_long = decoder.is_long
@@ -199,11 +200,10 @@ def _bytes_read(decoder: Decoder, weights: Mapping[str, Weight]) -> int:
     geometry = decoder.geometry
     always = of_experts = 0
     for name, weight in weights.items():
-        nbytes = weight.nbytes(weight.block, weight.rows, weight.columns)
         if ".experts." in name:
-            of_experts += nbytes
+            of_experts += weight.size
         elif geometry.tied or name != f"{EMBEDDING}.weight":
-            always += nbytes
+            always += weight.size
     if geometry.experts is None:
         return always
     return always + of_experts * decoder.experts_per_token // geometry.experts.count

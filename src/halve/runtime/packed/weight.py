@@ -38,6 +38,11 @@ class Weight:
         self._offsets = arena.take(offsets).view(np.float32) if offsets else None
         self._factor = 1.0
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes of its arena."""
+        return self.nbytes(self.block, self.rows, self.columns)
+
     @staticmethod
     def nbytes(block: Block, rows: int, columns: int) -> int:
         """Bytes that a weight takes of its arena."""
