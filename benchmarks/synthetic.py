@@ -1,4 +1,4 @@
-"""Write a Llama or Qwen3-MoE checkpoint of made-up weights: the shape of a real model, values that look like weights, no hub.
+"""Write a Llama or Qwen3-MoE checkpoint of made-up weights: a real model's shape, values that look like weights.
 
     python benchmarks/synthetic.py OUT --shape 500m|1b|7b|tiny|moe [--shard-bytes N] [--seed N]
 

@@ -15,9 +15,9 @@ __all__ = ["checkpoint", "isa"]  # fixtures
 
 
 @pytest.mark.parametrize("mode", ["bf16", "int8"])
-@pytest.mark.parametrize("scheme", ["nvfp4a16", "w4a16_asym", "fp8"])
+@pytest.mark.parametrize("scheme", ["nvfp4a16", "w4a16_asym"])
 def test_quantized_experts(checkpoint, tmp_path, scheme, mode):
-    source = checkpoint("qwen3_moe_mixed", hidden_size=128, intermediate_size=256, moe_intermediate_size=128)
+    source = checkpoint("qwen3_moe_mixed", intermediate_size=64, moe_intermediate_size=64)
     out = tmp_path / "quantized"
     halve.quantize(source, out, scheme=scheme)
     model = load(out, mode=mode, threads=1)

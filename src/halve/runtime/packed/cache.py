@@ -18,8 +18,8 @@ _DTYPES: dict[Kv, np.dtype[np.uint16] | np.dtype[np.uint8]] = {"fp16": np.dtype(
 class PackedCache(Context):
     """``keys`` and ``values`` are the bits of halves, or of E4M3 (saturating), [layers, kv_heads, positions, head_dim].
 
-    Within its head, keys lie in tiles of 16 positions, [positions / 16, head_dim, 16] (native/transformer.inc). ``long``
-    says that they are rotated as in a long text, where that is another rotation (LongRoPE).
+    Within its head, keys lie in tiles of 16 positions, [positions / 16, head_dim, 16] (native/transformer.inc).
+    ``long`` says that they are rotated as in a long text, where that is another rotation (LongRoPE).
     """
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, context: int, kv: Kv = "fp16") -> None:

@@ -33,8 +33,9 @@ class PackedModel(LanguageModel[PackedCache]):
 
     ``mode`` is in what activations are multiplied; `halve.runtime.packed.product` says what that means. ``kv`` is in
     what its caches are stored, in FP8 divided by ``kv_scales``: those of keys and values by layer, 1 where there are
-    none. ``packed_bytes`` are all weights, ``nbytes`` those that decoding a token reads, of experts as many as it takes;
-    ``blocks`` says how each weight is stored. Raises UnsupportedError for a decoder that native code cannot compute.
+    none. ``packed_bytes`` are all weights, ``nbytes`` those that decoding a token reads, of experts as many as it
+    takes; ``blocks`` says how each weight is stored. Raises UnsupportedError for a decoder that native code cannot
+    compute.
     """
 
     def __init__(
