@@ -6,6 +6,7 @@ import pytest
 import halve
 from halve.errors import CheckpointError
 from halve.runtime.load import load as load_reference
+from halve.runtime.packed import kernels
 from halve.runtime.packed.load import load, load_quickest
 from halve.runtime.packed.model import PackedModel
 from native.test_packed_model import SIZES, assert_close, checkpoint, expected_logits, isa
@@ -92,3 +93,21 @@ def test_a_router_of_no_numbers(tmp_path):
 def test_they_run_on_the_packed_path(checkpoint):
     for name in ("qwen3_moe", "gpt_oss"):
         assert isinstance(load_quickest(checkpoint(name)), PackedModel)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"experts_per_token": 0}, "cannot be chosen"),
+        ({"experts_per_token": 7}, "cannot be chosen"),
+        ({"expert_intermediate": 32}, "gate is"),
+        ({"experts": 5}, "router is"),
+    ],
+    ids=str,
+)
+def test_the_border(checkpoint, monkeypatch, told, said):
+    """Native code takes no experts of other sizes than it has been told."""
+    native = kernels.native.Decoder
+    monkeypatch.setattr(kernels.native, "Decoder", lambda *args, **settings: native(*args, **settings | told))
+    with pytest.raises(ValueError, match=said):
+        load(checkpoint("qwen3_moe"), threads=1)
