@@ -152,7 +152,8 @@ void Decoder::attend(Pool& pool, const Layer& layer, size_t index, std::span<con
   const auto answer = [&](size_t head, size_t t) {
     thread_local std::vector<float> scores;
     const size_t at = (t * g.heads + head * group) * g.head_dim;
-    for (size_t i = 0; i < group; ++i) turn(t, q_.data() + at + i * g.head_dim, layer.q_norm, g.attention_scale * layer.key_scale);
+    const float factor = g.attention_scale * layer.key_scale;
+    for (size_t i = 0; i < group; ++i) turn(t, q_.data() + at + i * g.head_dim, layer.q_norm, factor);
     const size_t last = tokens[t].position + 1;
     const size_t first = layer.window != 0 && last > layer.window ? last - layer.window : 0;
     const Cache& cache = tokens[t].cache;

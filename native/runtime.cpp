@@ -94,12 +94,13 @@ Experts experts_of(const PythonLayer& from, const Geometry& g, const Linear& rou
 Layer layer_of(const PythonLayer& from, const Geometry& g) {
   const size_t queries = g.heads * g.head_dim, keys = g.kv_heads * g.head_dim;
   const bool sparse = !from.experts.empty();
-  std::vector<Part> parts{{"q", queries, g.hidden}, {"k", keys, g.hidden}, {"v", keys, g.hidden}, {"o", g.hidden, queries}};
+  const size_t inner = g.intermediate;
+  std::vector<Part> parts{
+      {"q", queries, g.hidden}, {"k", keys, g.hidden}, {"v", keys, g.hidden}, {"o", g.hidden, queries}};
   if (sparse)
     parts.push_back({"router", g.routing.experts, g.hidden});
   else
-    parts.insert(parts.end(), {{"gate", g.intermediate, g.hidden}, {"up", g.intermediate, g.hidden},
-                               {"down", g.hidden, g.intermediate}});
+    parts.insert(parts.end(), {{"gate", inner, g.hidden}, {"up", inner, g.hidden}, {"down", g.hidden, inner}});
   const std::vector<Linear> linears = linears_of(from.linears, from.biases, parts);
   Layer layer{};
   layer.input_norm = numbers(from.input_norm, g.hidden, "a norm");
@@ -153,7 +154,8 @@ class PythonDecoder {
     require(g.heads % g.kv_heads == 0, "query heads are a multiple of key heads");
     require(g.head_dim > 0 && g.head_dim % 16 == 0, "heads have a multiple of 16 components");
     const Routing& r = g.routing;
-    require(r.experts == 0 || (r.chosen >= 1 && r.chosen <= r.experts && r.intermediate > 0), "experts cannot be chosen");
+    const bool can_choose = r.chosen >= 1 && r.chosen <= r.experts && r.intermediate > 0;
+    require(r.experts == 0 || can_choose, "experts cannot be chosen");
     std::vector<Rotation> turns;
     for (const auto& [frequencies, long_frequencies, scale] : rotations) {
       const size_t size = frequencies.size();
@@ -180,20 +182,22 @@ class PythonDecoder {
     const Cache cache = cache_of(keys, values);
     require_aligned(tokens);
     std::vector<Token> read;
-    for (size_t i = 0; i < tokens.size(); ++i) read.push_back(token_of(tokens.data()[i], position + i, in_long_text, cache));
+    for (size_t i = 0; i < tokens.size(); ++i)
+      read.push_back(token_of(tokens.data()[i], position + i, in_long_text, cache));
     run(pool, read, logits);
   }
 
   void step_each(Pool& pool, const Array<const int64_t>& tokens, const std::vector<size_t>& positions,
-                 const std::vector<bool>& in_long_text, const std::vector<CacheArray>& keys, const std::vector<CacheArray>& values,
-                 const Array<float>& logits) {
+                 const std::vector<bool>& in_long_text, const std::vector<CacheArray>& keys,
+                 const std::vector<CacheArray>& values, const Array<float>& logits) {
     require_aligned(tokens);
     require(positions.size() == tokens.size() && in_long_text.size() == tokens.size() && keys.size() == tokens.size() &&
                 values.size() == tokens.size(),
             "every token has a position and a cache");
     std::vector<Token> read;
     for (size_t i = 0; i < tokens.size(); ++i) {
-      for (size_t j = 0; j < i; ++j) require(first_of(keys[i]) != first_of(keys[j]), "every token has a cache of its own");
+      for (size_t j = 0; j < i; ++j)
+        require(first_of(keys[i]) != first_of(keys[j]), "every token has a cache of its own");
       read.push_back(token_of(tokens.data()[i], positions[i], in_long_text[i], cache_of(keys[i], values[i])));
     }
     run(pool, read, logits);
@@ -275,10 +279,12 @@ void bind_runtime(nb::module_& m) {
              bool experts_normalized, size_t expert_intermediate, bool experts_in_turns,
              const std::vector<PythonRotation>& rotations, nb::object embedding, const nb::list& layers, Floats norm,
              nb::object head) {
-            const Routing routing{experts, experts_per_token, experts_normalized, expert_intermediate, experts_in_turns};
-            const Geometry geometry{hidden,        heads,           kv_heads,      head_dim,  intermediate,
-                                    vocabulary,    eps,             embedding_scale, attention_scale, attention_cap,
-                                    logit_cap,     named(kGates, gate, "gate"), gate_limit, routing};
+            const Routing routing{experts, experts_per_token, experts_normalized, expert_intermediate,
+                                  experts_in_turns};
+            const Geometry geometry{hidden,          heads,         kv_heads,  head_dim,
+                                    intermediate,    vocabulary,    eps,       embedding_scale,
+                                    attention_scale, attention_cap, logit_cap, named(kGates, gate, "gate"),
+                                    gate_limit,      routing};
             new (self) PythonDecoder(kernels, mode, geometry, rotations, std::move(embedding), layers, std::move(norm),
                                      std::move(head));
           },
