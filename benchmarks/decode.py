@@ -38,7 +38,7 @@ FIRST_TOKEN = (
     "import resource, sys, time; began = time.perf_counter(); import numpy;"
     "from halve.runtime.packed.load import load; model = load(sys.argv[1], mode='int8');"
     "model.logits(numpy.array([1])); took = time.perf_counter() - began;"
-    "print(took, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, model.nbytes)"
+    "print(took, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, model.packed_bytes)"
 )
 
 
