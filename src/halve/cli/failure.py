@@ -10,6 +10,11 @@ import click
 from halve.errors import RESUMABLE, HalveError
 
 INTERRUPTED = 128 + 2  # what a shell reports for a program ended by SIGINT
+TERMINATED = 128 + 15  # and by SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a job's time limit, `kill`, or a machine that shuts down sends. Ends as Ctrl-C does."""
 
 
 def failure(error: Exception) -> int:
@@ -17,9 +22,13 @@ def failure(error: Exception) -> int:
     if os.environ.get("HALVE_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     if isinstance(error, click.Abort):
-        if isinstance(error.__context__, KeyboardInterrupt):
-            _say("interrupted", hint=_resumption(error.__context__))
-            return INTERRUPTED
+        match error.__context__:
+            case Terminated():
+                _say("terminated", hint=_resumption(error.__context__))
+                return TERMINATED
+            case KeyboardInterrupt():
+                _say("interrupted", hint=_resumption(error.__context__))
+                return INTERRUPTED
         _say("error: cancelled: nothing was done", hint="where nobody can answer, say --yes")
         return 1
     message, hint, code = _explain(error)

@@ -1,14 +1,16 @@
 """The ``halve`` program: a group of commands that are imported only when they run."""
 
+import signal
 import sys
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 import halve
-from halve.cli.failure import failure
+from halve.cli.failure import Terminated, failure
 
 # Command -> what it does in a line. `halve.cli.NAME` holds it as `command`. Help and completion need nothing but this.
 COMMANDS = {
@@ -78,7 +80,7 @@ class Shell(click.Group):
             sys.stdout.flush()
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run and exit: 0 done, 1 failed, 2 wrong request, 130 interrupted. Never with a traceback."""
+        """Run and exit: 0 done, 1 failed, 2 wrong request, 130 interrupted, 143 terminated. Never with a traceback."""
         try:
             code = super().main(*args, **kwargs | {"standalone_mode": False})
         except Exception as error:  # noqa: BLE001 - this is the border: whatever went wrong becomes a message
@@ -109,6 +111,12 @@ def cli(ctx: click.Context, log: str | None) -> None:
         logging.getLogger("halve").setLevel(logging.INFO)
 
 
+def _terminate(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise Terminated
+
+
 def run() -> None:
     """Entry point of the ``halve`` program."""
+    signal.signal(signal.SIGTERM, _terminate)
     cli.main(prog_name="halve")
