@@ -1,9 +1,10 @@
 """Write a Llama or Qwen3-MoE checkpoint of made-up weights: a real model's shape, values that look like weights.
 
-    python benchmarks/synthetic.py OUT --shape 500m|1b|7b|tiny|moe [--shard-bytes N] [--seed N]
+    python benchmarks/synthetic.py OUT --shape 500m|1b|7b|tiny|moe|packed|1t [--shard-bytes N] [--seed N] [--holes]
 
 A pool of normal BF16 values is drawn once; every tensor is made of pieces of it that start anywhere. So a file is
 written about as fast as the disk takes it, in less than 100 MB of memory, and one seed always gives the same bytes.
+With ``--holes`` weights are zeros that take no disk: what plans and prices a job needs no more of 2 TB than that.
 """
 
 import argparse
@@ -31,7 +32,7 @@ TRAINED_LENGTH = 4096
 class Shape:
     """The geometry of a Llama decoder with untied embeddings; of Qwen3-MoE where there are ``experts``.
 
-    ``intermediate`` is then an expert's, and a token takes ``chosen`` of them.
+    ``intermediate`` is then an expert's, and a token takes ``chosen`` of them; ``packed``: a layer's are one tensor.
     """
 
     hidden: int
@@ -42,6 +43,7 @@ class Shape:
     vocab: int
     experts: int = 0
     chosen: int = 0
+    packed: bool = False
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor, in the order of the model."""
@@ -59,6 +61,10 @@ class Shape:
                 yield prefix + "self_attn.q_norm.weight", (self.hidden // self.heads,)
                 yield prefix + "self_attn.k_norm.weight", (self.hidden // self.heads,)
                 yield prefix + "mlp.gate.weight", (self.experts, self.hidden)
+            if self.packed:
+                yield prefix + "mlp.experts.gate_up_proj", (self.experts, 2 * self.intermediate, self.hidden)
+                yield prefix + "mlp.experts.down_proj", (self.experts, self.hidden, self.intermediate)
+                continue
             for mlp in [f"mlp.experts.{expert}." for expert in range(self.experts)] or ["mlp."]:
                 yield prefix + mlp + "gate_proj.weight", (self.intermediate, self.hidden)
                 yield prefix + mlp + "up_proj.weight", (self.intermediate, self.hidden)
@@ -112,6 +118,12 @@ SHAPES = {
     "7b": Shape(hidden=4096, intermediate=11008, layers=32, heads=32, kv_heads=32, vocab=32000),  # Llama-2-7B
     # Layers of Qwen3-30B-A3B with half as many experts; a token reads a fifth of the weights.
     "moe": Shape(hidden=2048, intermediate=768, layers=4, heads=16, kv_heads=4, vocab=32000, experts=64, chosen=8),
+    "packed": Shape(  # 9 GB, one tensor 1.07
+        hidden=4096, intermediate=4096, layers=5, heads=32, kv_heads=8, vocab=32000, experts=16, chosen=2, packed=True
+    ),
+    "1t": Shape(  # Kimi-K2's experts, a trillion weights, 2 TB
+        hidden=7168, intermediate=2048, layers=61, heads=64, kv_heads=64, vocab=163840, experts=384, chosen=8
+    ),
 }
 
 
@@ -129,11 +141,12 @@ class Tensor:
         return math.prod(self.shape) * ITEM
 
 
-def write(out: Path, shape: str | Shape, *, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> None:
+def write(out: Path, shape: str | Shape, *, seed: int = 0, shard_bytes: int = SHARD_BYTES, holes: bool = False) -> None:
     """Write config.json and safetensors files (with an index if they are several) into the new folder ``out``.
 
-    ``shard_bytes`` bounds the tensor data of one file; a tensor larger than that gets a file of its own. Raises
-    FileExistsError where ``out`` exists, KeyError for a shape that has no name in SHAPES.
+    ``shard_bytes`` bounds the tensor data of one file; a tensor larger than that gets a file of its own. ``holes``
+    leaves the data out, which reads as zeros. Raises FileExistsError where ``out`` exists, KeyError for a shape that
+    has no name in SHAPES.
     """
     geometry = SHAPES[shape] if isinstance(shape, str) else shape
     tensors = [Tensor(index, name, dimensions) for index, (name, dimensions) in enumerate(geometry.tensors())]
@@ -143,7 +156,7 @@ def write(out: Path, shape: str | Shape, *, seed: int = 0, shard_bytes: int = SH
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(out / name, shard, pool, seed)
+        _write_shard(out / name, shard, pool, seed, holes=holes)
         weight_map |= dict.fromkeys((tensor.name for tensor in shard), name)
     if len(shards) > 1:
         index = {"metadata": {"total_size": geometry.parameters * ITEM}, "weight_map": weight_map}
@@ -173,7 +186,7 @@ def _pool(seed: int) -> npt.NDArray[np.uint16]:
     return values.astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
-def _write_shard(path: Path, tensors: list[Tensor], pool: npt.NDArray[np.uint16], seed: int) -> None:
+def _write_shard(path: Path, tensors: list[Tensor], pool: npt.NDArray[np.uint16], seed: int, *, holes: bool) -> None:
     """Stream one safetensors file: the length of the header in 8 bytes, the header, the data of each tensor."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -185,6 +198,9 @@ def _write_shard(path: Path, tensors: list[Tensor], pool: npt.NDArray[np.uint16]
     with path.open("xb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
+        if holes:
+            file.truncate(file.tell() + end)
+            return
         for tensor in tensors:
             for piece in _pieces(tensor, pool, seed):
                 file.write(piece.data)
@@ -215,10 +231,11 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, required=True)
     parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="most bytes of a file")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--holes", action="store_true", help="zeros that take no disk")
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{args.out} exists")
-    write(args.out, args.shape, seed=args.seed, shard_bytes=args.shard_bytes)
+    write(args.out, args.shape, seed=args.seed, shard_bytes=args.shard_bytes, holes=args.holes)
 
 
 if __name__ == "__main__":

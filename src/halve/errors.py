@@ -5,6 +5,7 @@ HalveError                  everything below; carries `.hint`, what to do about 
 ├── UnsupportedError        a combination that halve or the target cannot do
 ├── CheckpointError         a file that is damaged, incomplete, hostile or not what it claims to be
 ├── RecipeError             a recipe that does not fit the checkpoint
+├── LimitError              a limit of memory that the job does not fit in; the hint says the least that would do
 ├── PlanError               a request that no machine meets; the hint says what would
 ├── OutputError             the place to write to is taken, full or not writable
 ├── VerifyError             a quantized checkpoint that does not hold what it should
@@ -45,6 +46,12 @@ class CheckpointError(HalveError):
 
 class RecipeError(HalveError):
     """A recipe that does not fit the checkpoint."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class LimitError(HalveError):
+    """A limit of memory that the job does not fit in; the hint says the least that would do."""
 
     exit_code: ClassVar[int] = 2
 

@@ -19,6 +19,7 @@ from halve.errors import (
     CheckpointError,
     FormatError,
     HalveError,
+    LimitError,
     OutputError,
     PlanError,
     RecipeError,
@@ -139,6 +140,7 @@ def test_exit_codes_of_errors():
     assert codes == {
         FormatError: 1,
         CheckpointError: 1,
+        LimitError: 2,
         PlanError: 2,
         OutputError: 1,
         VerifyError: 1,

@@ -12,9 +12,10 @@ from halve.checkpoint.base import read_array
 from halve.models import arch
 from halve.models.fused import fused_group
 from halve.pipeline.folded import Folded
-from halve.pipeline.quantize import make_plan
+from halve.pipeline.making import make_plan
 from halve.pipeline.smoothing import fold
 from halve.pipeline.statistics import Facts, StatisticsFile, entries, put, writer
+from halve.pipeline.workers import Crew
 from halve.schemes.statistics import Statistics
 from halve.transforms import TRANSFORMS
 from tiny import folders
@@ -91,7 +92,7 @@ def test_a_rewritten_model_computes_what_it_did(build, model_type, transform, tm
     with closing(folders.write(tmp_path / "source", config, tensors)) as checkpoint:
         statistics = statistics_of(tmp_path / "stats.safetensors", arrays)
         job = make_plan(checkpoint, "fp8_dynamic", algorithm="rtn", statistics=statistics, transforms=(transform,))
-        folding = fold(checkpoint, statistics, job, 1)
+        folding = fold(checkpoint, statistics, job, Crew(1))
         producers = [name for name in (*folding.norms, *folding.rows) if name.endswith(".weight")]
         through = {name for name in EDGES[model_type] if name.endswith("norm") or transform == "awq"}
         assert {name.split(".")[-2] for name in producers} == through

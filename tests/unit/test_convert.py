@@ -2,7 +2,7 @@
 
 import json
 from contextlib import closing
-from itertools import permutations
+from itertools import count, permutations
 from math import inf
 
 import numpy as np
@@ -12,6 +12,7 @@ import halve
 from halve import layouts
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import OutputError, UnsupportedError
+from halve.pipeline import journal
 from halve.pipeline.convert import recode
 from halve.schemes import SCHEMES, Block, get
 from halve.schemes.quantize import dequantize, quantize
@@ -123,3 +124,30 @@ def test_scales_are_rounded_and_codes_stay():
     np.testing.assert_array_equal(new.scales, q.scales.astype(np.float16).astype(np.float32))
     with pytest.raises(UnsupportedError):
         recode(q, Block(element="int4", scale="fp16", block_size=16))
+
+
+@pytest.mark.parametrize("after", [2, 9])
+@pytest.mark.parametrize("layout", ["modelopt", "gguf", "dense"])
+def test_an_interrupted_conversion_goes_on(source, tmp_path, monkeypatch, layout, after):
+    monkeypatch.setattr(journal, "SECONDS", 0.0)
+    (tmp_path / "peace").mkdir()
+    halve.quantize(source, tmp_path / "quantized", "nvfp4a16")
+    (tmp_path / "quantized" / "tokenizer.json").unlink(missing_ok=True)  # GGUF has no name for how it splits
+    halve.convert(tmp_path / "quantized", tmp_path / "peace" / "out", layout)
+    events = count(1)
+
+    def stop(_):
+        if next(events) >= after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        halve.convert(tmp_path / "quantized", tmp_path / "out", layout, threads=1, progress=stop)
+    with pytest.raises(OutputError, match="not empty"):
+        halve.convert(tmp_path / "quantized", tmp_path / "out", layout)
+    result = halve.convert(tmp_path / "quantized", tmp_path / "out", layout, memory=1 << 30, resume=True)
+    made, expected = ({p.name: p.read_bytes() for p in (tmp_path / x).iterdir()} for x in ("out", "peace/out"))
+    assert made == expected
+    again = halve.convert(tmp_path / "quantized", tmp_path / "out", layout, resume=True)
+    assert again.bytes == result.bytes
+    assert "finished before" in again.warnings[0]
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == expected

@@ -13,9 +13,10 @@ from halve.checkpoint.source import open_checkpoint
 from halve.errors import UnsupportedError
 from halve.pipeline.calibrate import calibrate
 from halve.pipeline.folded import Folded
-from halve.pipeline.quantize import make_plan
+from halve.pipeline.making import make_plan
 from halve.pipeline.smoothing import fold
 from halve.pipeline.statistics import StatisticsFile
+from halve.pipeline.workers import Crew
 from halve.runtime.load import Loader
 from halve.schemes.quantize import absmax, dequantize, tensor_scale
 from halve.transforms import TRANSFORMS, awq, smoothquant
@@ -38,7 +39,7 @@ def test_a_transformed_model_computes_what_it_did(made, transform):
     source, stats = made
     checkpoint, statistics = open_checkpoint(source), StatisticsFile(stats)
     job = make_plan(checkpoint, "nvfp4", algorithm="rtn", statistics=statistics, transforms=(transform,))
-    folding = fold(checkpoint, statistics, job, 1)
+    folding = fold(checkpoint, statistics, job, Crew(1))
     of_layer = {"smoothquant": 5, "awq": 7}  # smoothing goes through norms only: not into o and down
     assert len(folding.columns) == of_layer[transform] * Loader(checkpoint).decoder.geometry.layers
     changed = Folded(checkpoint, folding)
@@ -54,7 +55,7 @@ def test_statistics_follow(made):
     source, stats = made
     checkpoint, statistics = open_checkpoint(source), StatisticsFile(stats)
     job = make_plan(checkpoint, "nvfp4", algorithm="rtn", statistics=statistics, transforms=("smoothquant",))
-    folding = fold(checkpoint, statistics, job, 1)
+    folding = fold(checkpoint, statistics, job, Crew(1))
     for name, columns in folding.columns.items():
         before = statistics.of(name, len(columns))
         after = folding.statistics(name, before)
@@ -71,7 +72,7 @@ def test_transforms_need_statistics(made, tmp_path):
 
 def output_errors(job, checkpoint, statistics, transforms):
     """By weight, the mean square error of the outputs under hessian_diag."""
-    folding = fold(checkpoint, statistics, replace(job, recipe=replace(job.recipe, transforms=transforms)), 1)
+    folding = fold(checkpoint, statistics, replace(job, recipe=replace(job.recipe, transforms=transforms)), Crew(1))
     amax, found = {}, {}
     seen = {t.source.name: read_array(Folded(checkpoint, folding), t.source.name).astype("f4") for t in job.quantized}
     for t in job.quantized:

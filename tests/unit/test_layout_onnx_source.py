@@ -12,7 +12,8 @@ from halve import layouts
 from halve.checkpoint.base import read_array
 from halve.checkpoint.onnx_source import holds_model, only_layout, open_onnx, remarks
 from halve.errors import CheckpointError, HalveError, UnsupportedError
-from halve.pipeline.quantize import make_plan, quantize
+from halve.pipeline.making import make_plan
+from halve.pipeline.quantize import quantize
 from halve.schemes import SCHEMES
 from halve.schemes.quantize import dequantize
 from tiny import llama, onnx_models

@@ -143,6 +143,11 @@ class UnpackedExperts:
         dtype, nbytes = self._checkpoint.stored(part.stack.name)
         return dtype, nbytes * self.tensors[name].nbytes // part.stack.nbytes
 
+    def matrix_bytes(self, name: str) -> int:
+        """Bytes of the matrix that a thread holds while it reads ``name``; 0 where that is no part of a stack."""
+        part = self._parts.get(name)
+        return 0 if part is None else part.stack.row_bytes
+
     def release(self, name: str) -> None:
         """Let the pages of ``name`` leave the page cache; those of a stack once none of its parts will be read."""
         part = self._parts.get(name)

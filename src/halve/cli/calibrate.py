@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from halve.cli.parameter import json_option
+from halve.cli.parameter import Size, json_option
 
 
 @click.command()
@@ -25,6 +25,7 @@ from halve.cli.parameter import json_option
     "--hessians/--no-hessians", default=True, show_default=True, help="Gather what gptq needs, too: a larger file."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads that load. Default: one a processor.")
+@click.option("--memory", type=Size(), metavar="SIZE", help="Most memory of the whole process, such as 8GiB.")
 @json_option
 def command(
     *,
@@ -35,6 +36,7 @@ def command(
     window: int,
     hessians: bool,
     threads: int | None,
+    memory: int | None,
     as_json: bool,
 ) -> None:
     """Run the model SRC over some text and write what its linear layers are fed into the file STATS.
@@ -57,6 +59,7 @@ def command(
             window=window,
             hessians=hessians,
             threads=threads,
+            memory=memory,
             progress=callback,
         )
     if as_json:

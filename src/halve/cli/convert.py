@@ -14,9 +14,20 @@ from halve.cli.parameter import LAYOUT, SCHEME, Size, json_option
 @click.option("--scheme", type=SCHEME, help="Quantize again, to this scheme. Default: keep the codes.")
 @click.option("--shard-size", type=Size(), default="5GB", show_default=True, help="Largest weight file.")
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads. Default: one a processor.")
+@click.option("--memory", type=Size(), metavar="SIZE", help="Most memory of the whole process, such as 1GiB.")
+@click.option("--resume", is_flag=True, help="Go on with a job that was interrupted, or start it.")
 @json_option
 def command(
-    *, src: str, out: Path, layout: str, scheme: str | None, shard_size: int, threads: int | None, as_json: bool
+    *,
+    src: str,
+    out: Path,
+    layout: str,
+    scheme: str | None,
+    shard_size: int,
+    threads: int | None,
+    memory: int | None,
+    resume: bool,
+    as_json: bool,
 ) -> None:
     """Write the quantized checkpoint SRC into the new folder OUT in another layout.
 
@@ -31,7 +42,17 @@ def command(
     from halve.pipeline.convert import convert
 
     with progress(f"{layout}:") as callback:
-        result = convert(src, out, layout, scheme=scheme, shard_bytes=shard_size, threads=threads, progress=callback)
+        result = convert(
+            src,
+            out,
+            layout,
+            scheme=scheme,
+            shard_bytes=shard_size,
+            threads=threads,
+            memory=memory,
+            resume=resume,
+            progress=callback,
+        )
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
     if as_json:

@@ -1,5 +1,6 @@
 """``halve quantize``: write a quantized copy of a checkpoint."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,12 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TOOL, TRANSFORM, Over
 )
 @click.option("--shard-size", type=Size(), default="5GB", show_default=True, help="Largest weight file.")
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads. Default: one a processor.")
+@click.option(
+    "--memory", type=Size(), metavar="SIZE", help="Most memory of the whole process: 1GiB. Default: what pays."
+)
+@click.option("--cluster", metavar="auto|ADDRESS", help="Let a Ray cluster do it; with --dry-run a number of machines.")
 @click.option("--resume", is_flag=True, help="Go on with a job that was interrupted, or start it.")
+@click.option("--log", type=click.Path(path_type=Path), metavar="FILE", help="Append stages and rates as JSON lines.")
 @click.option("--dry-run", is_flag=True, help="Print what would happen to each tensor, and the size; write nothing.")
 @json_option
 def command(
@@ -71,7 +77,10 @@ def command(
     on_nonfinite: str | None,
     shard_size: int,
     threads: int | None,
+    memory: int | None,
+    cluster: str | None,
     resume: bool,
+    log: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -87,6 +96,7 @@ def command(
     """
     from halve.cli.render import progress, show, show_json, show_table, size
     from halve.pipeline.budget import Budget
+    from halve.pipeline.expected import expected
     from halve.pipeline.quantize import planned, quantize
     from halve.schemes.recipe import read as read_recipe
 
@@ -113,6 +123,12 @@ def command(
     if dry_run:
         plan = planned(src, scheme, stats=stats, budget=within, allow=allow, threads=threads, **said)
         total = f"{size(plan.file_bytes(shard_size))} in {len(plan.shards(shard_size))} weight file(s)"
+        if cluster is not None:
+            if not cluster.isdecimal() or not int(cluster):
+                raise click.UsageError("with --dry-run, --cluster is a number of machines like this one")
+            found = expected(src, plan, out, int(cluster), stats=stats, shard_bytes=shard_size, threads=threads)
+            click.echo(json.dumps(plan.to_json() | {"cluster": found.to_json()}, indent=1) if as_json else found)
+            return
         show(plan, as_json=as_json, title=f"{scheme}, {plan.recipe.layout}: {total}", note=plan.summary)
         return
     with progress(f"{scheme}:") as callback:
@@ -127,7 +143,10 @@ def command(
             **said,
             shard_bytes=shard_size,
             threads=threads,
+            memory=memory,
+            cluster=cluster,
             resume=resume,
+            log=log,
             progress=callback,
         )
     for warning in result.warnings:

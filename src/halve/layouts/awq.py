@@ -48,6 +48,7 @@ class Awq(Layout):
 
     name: ClassVar[str] = METHOD
     about: ClassVar[str] = "AutoAWQ, vLLM, transformers: INT4 with zero points under FP16 scales"
+    strips: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._columns = Columns()

@@ -105,6 +105,8 @@ class Layout(ABC):
     about: ClassVar[str]
     linear_only: ClassVar[bool] = True  # whether engines expect embeddings in 16 bits
     whole_experts: ClassVar[bool] = False  # whether engines read experts one by one whose gate and up are one weight
+    shards_alone: ClassVar[bool] = True  # whether a weight file depends on its own entries only, not on other files
+    strips: ClassVar[bool] = False  # whether matrices are turned on their way to the file, a strip in memory at a time
     model_types: ClassVar[tuple[str, ...]] = ()  # of config.json, where engines look for this layout in no other
 
     @abstractmethod
@@ -162,7 +164,7 @@ class Layout(ABC):
         files: list[WeightFile] = []
         try:
             for i, entries in enumerate(shards):
-                files.append(ShardWriter(out / _shard_name(i, len(shards)), entries, METADATA))
+                files.append(ShardWriter(out / shard_name(i, len(shards)), entries, METADATA))
         except BaseException:
             for file in files:
                 file.discard()
@@ -288,5 +290,6 @@ def cast(band: NDArray[Any], dtype: str) -> NDArray[Any]:
     return band.astype(DTYPES[dtype], copy=False)
 
 
-def _shard_name(index: int, count: int) -> str:
+def shard_name(index: int, count: int) -> str:
+    """What the safetensors file ``index`` of ``count`` is called."""
     return SINGLE if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"

@@ -45,6 +45,7 @@ class Gguf(Layout):
 
     name: ClassVar[str] = "gguf"
     about: ClassVar[str] = "one file for llama.cpp, Ollama, LM Studio"
+    shards_alone: ClassVar[bool] = False
     linear_only: ClassVar[bool] = False
     model_types: ClassVar[tuple[str, ...]] = tuple(MODEL_TYPES)
 

@@ -47,6 +47,7 @@ class GptOss(Layout):
 
     name: ClassVar[str] = "gpt-oss-mxfp4"
     about: ClassVar[str] = "gpt-oss's MXFP4 experts, which vLLM and transformers read"
+    shards_alone: ClassVar[bool] = False
     whole_experts: ClassVar[bool] = True
     model_types: ClassVar[tuple[str, ...]] = ("gpt_oss",)  # engines look for it nowhere else
 

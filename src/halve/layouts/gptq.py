@@ -54,6 +54,7 @@ class Gptq(Layout):
 
     name: ClassVar[str] = METHOD
     about: ClassVar[str] = "GPTQModel, AutoGPTQ, vLLM, transformers: INT4 and INT8 under FP16 scales"
+    strips: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._columns = Columns()

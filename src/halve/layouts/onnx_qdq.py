@@ -56,6 +56,8 @@ class OnnxQdq(Layout):
 
     name: ClassVar[str] = METHOD
     about: ClassVar[str] = "an ONNX graph whose weights come out of DequantizeLinear"
+    shards_alone: ClassVar[bool] = False
+    strips: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._strips = Strips()

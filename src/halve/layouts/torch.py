@@ -58,6 +58,7 @@ class Torch(Layout):
 
     name: ClassVar[str] = _FORMAT
     about: ClassVar[str] = "a state dict of torch.load: codes, scales and zero points as plain tensors"
+    shards_alone: ClassVar[bool] = False
 
     def supports(self, scheme: Scheme) -> Support:
         """Casts, and every element of at most 8 bits."""

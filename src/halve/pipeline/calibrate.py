@@ -1,6 +1,6 @@
 """Gather the statistics of a model's activations, one decoder layer in memory at a time."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +18,9 @@ from halve.evaluate.passages import Passage
 from halve.models.fused import fused_group
 from halve.models.linear import why_kept
 from halve.pipeline import statistics
+from halve.pipeline.memory import Memory
+from halve.pipeline.spill import Spilled, States, each, put_all
+from halve.pipeline.workers import threads_available
 from halve.runtime.linear import Array
 from halve.runtime.load import Loader
 from halve.runtime.model import Model
@@ -26,6 +29,8 @@ from halve.schemes.statistics import Statistics
 
 WINDOWS = 8  # of each text
 WINDOW = 512
+_FILLING = 20 << 20  # bytes of a thread that reads and dequantizes a million weights at a time
+_BLAS = 64 << 20
 
 Progress = Callable[[str, int, int], object]  # what is being done, how many layers are done, of how many
 
@@ -114,6 +119,7 @@ def calibrate(
     window: int = WINDOW,
     hessians: bool = True,
     threads: int | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
 ) -> CalibrateResult:
     """Run the model ``source`` over ``texts`` and write what its linear layers are fed into the file ``out``.
@@ -121,10 +127,11 @@ def calibrate(
     ``texts`` are paths of UTF-8 files, or ``builtin`` for three kinds of text; of each the first ``windows`` windows of
     ``window`` tokens are read. ``hessians`` adds the matrices that gptq needs: 4 bytes for every pair of inputs.
     Experts that no token came to get statistics of zeros, which quantizers take for none, and the result names them.
-    Memory is one decoder layer in FP32, its statistics, and the hidden states of the text.
+    Memory is one decoder layer in FP32, its statistics, and the hidden states of the text; the last wait on the disk of
+    ``out`` where ``memory``, the most bytes that the whole process may take, has no room for them.
 
-    Raises UnsupportedError for an architecture that halve does not run and for texts that are too short, OutputError
-    where ``out`` exists, CheckpointError for a damaged model.
+    Raises UnsupportedError for an architecture that halve does not run and for texts that are too short, LimitError for
+    less ``memory`` than a layer takes, OutputError where ``out`` exists, CheckpointError for a damaged model.
     """
     began = perf_counter()
     out = Path(out)
@@ -134,9 +141,15 @@ def calibrate(
             checkpoint = stack.enter_context(closing(open_checkpoint(checkpoint)))
         loader = Loader(checkpoint)
         cut = _cut(checkpoint.path, checkpoint.auxiliary(), texts, windows, window)
-        states = [loader.embed(passage.tokens) for passage in cut]
-        layers, columns = loader.decoder.geometry.layers, _columns(loader)
-        facts = statistics.Facts(statistics.fingerprint(checkpoint), sum(map(len, states)), window, _told(cut))
+        geometry = loader.decoder.geometry
+        layers, columns = geometry.layers, _columns(loader)
+        shapes = [(len(passage.tokens), geometry.hidden) for passage in cut]
+        states: States = [np.empty((0, 0), np.float32)] * len(cut)
+        if _spills(Memory(memory), loader, columns, shapes, threads or threads_available(), hessians=hessians):
+            states = stack.enter_context(Spilled(out.parent, shapes))
+        put_all(states, (loader.embed(passage.tokens) for passage in cut))
+        tokens = sum(len(passage.tokens) for passage in cut)
+        facts = statistics.Facts(statistics.fingerprint(checkpoint), tokens, window, _told(cut))
         attentions = dict.fromkeys(group.rpartition(".")[0] for group in columns if group.endswith(".qkv_proj"))
         unreached: dict[str, None] = {}  # in order
         file = statistics.writer(out, statistics.entries(columns, attentions, hessians=hessians), facts)
@@ -145,7 +158,8 @@ def calibrate(
                 if progress is not None:
                     progress("calibrating", index, layers)
                 moments, kv_amax = _layer(loader.layer(index, threads), states, hessian=hessians)
-                for group, of_inputs in moments.items():
+                for group in list(moments):
+                    of_inputs = moments.pop(group)  # no two layers' at a time
                     statistics.put(file, group, of_inputs.statistics())
                     if not of_inputs.count:
                         unreached[group.rpartition(".")[0]] = None
@@ -189,7 +203,43 @@ def _columns(loader: Loader) -> dict[str, int]:
     }
 
 
-def _layer(model: Model, states: list[Array], *, hessian: bool) -> tuple[dict[str, _Moments], dict[str, Array]]:
+def _spills(
+    memory: Memory,
+    loader: Loader,
+    columns: Mapping[str, int],
+    shapes: Sequence[tuple[int, int]],
+    threads: int,
+    *,
+    hessians: bool,
+) -> bool:
+    """Whether hidden states of ``shapes`` must wait on the disk. Raises LimitError where a layer does not fit."""
+    geometry, longest = loader.decoder.geometry, max(rows for rows, _ in shapes)
+    inner = max(geometry.intermediate, geometry.experts.intermediate if geometry.experts else 0)
+    heads = geometry.heads + 2 * geometry.kv_heads
+    passage = (
+        4 * longest * (8 * geometry.hidden + 4 * inner + 4 * heads * geometry.head_dim + 4 * geometry.heads * longest)
+    )
+    layers = {
+        index: 4 * sum(parameter.count for parameter in geometry.layer_parameters(index))
+        + _squares([size for group, size in columns.items() if group.startswith(f"model.layers.{index}.")]) * hessians
+        for index in range(geometry.layers)
+    }
+    largest = max(layers, key=lambda index: layers[index])
+    needed = layers[largest] + passage + threads * _FILLING + _BLAS
+    memory.require(
+        needed,
+        f"calibrating decoder layer {largest}",
+        "no Hessians: --no-hessians, or --algorithm hessian_diag" if hessians else "",
+    )
+    return memory.left(needed) < sum(4 * rows * hidden for rows, hidden in shapes)
+
+
+def _squares(sizes: Sequence[int]) -> int:
+    """Bytes of the Hessians of groups of so many inputs; the largest of them with a product, and with its mean."""
+    return 4 * (sum(size**2 for size in sizes) + 2 * max(sizes, default=0) ** 2)
+
+
+def _layer(model: Model, states: States, *, hessian: bool) -> tuple[dict[str, _Moments], dict[str, Array]]:
     """Run one decoder layer over all ``states``, which become its outputs.
 
     Moments of the inputs of its fused groups, and the largest key and value of its attention.
@@ -213,6 +263,6 @@ def _layer(model: Model, states: list[Array], *, hessian: bool) -> tuple[dict[st
         kv_amax[name] = np.maximum(kv_amax.get(name, amax), amax)
 
     model.observe, model.observe_kv = observe, observe_kv
-    for index, state in enumerate(states):
+    for index, state in each(states):
         states[index] = model.decode(state)
     return moments, kv_amax

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from halve import formats, layouts
+from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs import reference
@@ -26,12 +27,14 @@ from halve.pipeline import card
 from halve.pipeline.bands import content_hash, read_bands
 from halve.pipeline.dequantized import Dequantized
 from halve.pipeline.loss import TensorLoss
+from halve.pipeline.memory import Memory
 from halve.pipeline.output import Output
 from halve.pipeline.plan import SHARD_BYTES, Plan, TensorPlan, able_layouts, assemble, check_model
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.quantize import quantize
-from halve.pipeline.workers import Buffers, Cancelled, bands, run
-from halve.pipeline.workspace import Workspace
+from halve.pipeline.resuming import described
+from halve.pipeline.workers import Cancelled, Crew, bands
+from halve.pipeline.workspace import NAME, Workspace
 from halve.schemes import Block, Scheme
 from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import dequantize
@@ -101,6 +104,8 @@ def convert(
     scheme: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
+    memory: int | None = None,
+    resume: bool = False,
     progress: ProgressCallback | None = None,
 ) -> ConvertResult:
     """Write the quantized checkpoint ``source`` into the new folder ``out`` in another ``layout``.
@@ -109,11 +114,13 @@ def convert(
     what that costs is measured. ``layout="dense"`` dequantizes (``scheme`` fp32, bf16 or fp16; the model's own type by
     default). Any other ``scheme`` than the source's quantizes its values again.
 
+    ``memory`` and ``resume`` are those of `quantize`.
+
     Raises UnsupportedError for a source that is not quantized, and for schemes that ``layout`` cannot hold, naming
     layouts that can; else as `quantize` does.
     """
     began = perf_counter()
-    target = layouts.get(layout)
+    out, target = Path(out), layouts.get(layout)
     with closing(open_checkpoint(source)) as checkpoint:
         origin = layouts.detect(checkpoint)
         plain = Dequantized(checkpoint, origin)
@@ -126,7 +133,15 @@ def convert(
         if layout == "dense" or (scheme is not None and names != {scheme}):
             wanted = scheme or _TORCH.get(str(checkpoint.config.get("torch_dtype")), "bf16")
             again = quantize(
-                plain, out, wanted, layout=layout, shard_bytes=shard_bytes, threads=threads, progress=progress
+                plain,
+                out,
+                wanted,
+                layout=layout,
+                shard_bytes=shard_bytes,
+                threads=threads,
+                memory=memory,
+                resume=resume,
+                progress=progress,
             )
             return ConvertResult(
                 path=again.path,
@@ -141,8 +156,36 @@ def convert(
                 warnings=again.warnings,
             )
         job = _plan(checkpoint, stored, target)
-        with Workspace(Path(out), {}, resume=False) as workspace, Output(workspace, Path(out), job.nbytes) as output:
-            return _Converting(plain, job, output, progress).run(shard_bytes, threads, began)
+        asked = {"layout": layout, "scheme": scheme, "shard size": shard_bytes}
+        if resume and (done := _finished(out, origin, job, shard_bytes)):
+            return replace(done, seconds=perf_counter() - began)
+        crew = Memory(memory).crew(plain, job, threads, "nothing", hessians=False)
+        with (
+            Workspace(out, described(checkpoint, asked, ()), resume=resume) as workspace,
+            Output(workspace, out, job.nbytes) as output,
+        ):
+            return _Converting(plain, job, output, crew, progress).run(shard_bytes, began)
+
+
+def _finished(out: Path, origin: Layout, job: Plan, shard_bytes: int) -> ConvertResult | None:
+    """The result of this ``job`` where it was finished at ``out``; None where it was not."""
+    if (out / NAME).exists() or not (out / manifest.NAME).exists():
+        return None
+    found = manifest.read(out)
+    if found is None or found.recipe != manifest.recipe_json(job.recipe):
+        return None
+    return ConvertResult(
+        path=out,
+        source_layout=origin.name,
+        layout=job.layout.name,
+        scheme=" + ".join(name or "unnamed scheme" for name in job.schemes),
+        bytes=job.file_bytes(shard_bytes),
+        kept_codes=len(job.quantized),
+        losses=(),
+        dequantized=(),
+        seconds=0.0,
+        warnings=("it was finished before: nothing was done; `halve verify` proves it",),
+    )
 
 
 def _plan(checkpoint: Checkpoint, stored: Mapping[str, Stored], target: Layout) -> Plan:
@@ -203,21 +246,28 @@ def _converted(checkpoint: Checkpoint, target: Layout, weight: Stored, dtype: st
 class _Converting:
     """One run of the job."""
 
-    def __init__(self, plain: Dequantized, job: Plan, output: Output, progress: ProgressCallback | None) -> None:
+    def __init__(
+        self, plain: Dequantized, job: Plan, output: Output, crew: Crew, progress: ProgressCallback | None
+    ) -> None:
         self.plain = plain
         self.checkpoint = plain.checkpoint
         self.origin = plain.layout
         self.job = job
         self.output = output
-        self.buffers = Buffers()
+        self.crew = crew
+        self.buffers = crew.buffers()
         self.meter = Meter(sum(t.nbytes for t in job.tensors), progress)
 
-    def run(self, shard_bytes: int, threads: int | None, began: float) -> ConvertResult:
+    def run(self, shard_bytes: int, began: float) -> ConvertResult:
         self.output.open(self.job, shard_bytes)
-        done = run(self._tensor, self.job.tensors, threads)
-        changed = [loss for loss in done if loss and not isinf(loss.sqnr_db)]
+        known = self.output.finished
+        left = [tensor for tensor in self.job.tensors if tensor.source.name not in known]
+        self.meter.start(sum(tensor.nbytes for tensor in self.job.tensors if tensor.source.name in known))
+        lost = {name: noted["sqnr_db"] for name, noted in known.items()} | dict(self.crew.run(self._tensor, left))
+        found = ((tensor.source.name, lost[tensor.source.name]) for tensor in self.job.tensors)
+        changed = [TensorLoss(name, sqnr_db) for name, sqnr_db in found if sqnr_db is not None]
         self.output.finish_weights(self.job)
-        origin = card.origin(self.checkpoint.path, content_hash(self.checkpoint, threads))
+        origin = card.origin(self.checkpoint.path, content_hash(self.checkpoint, self.crew))
         facts = card.facts_of(
             self.job,
             origin,
@@ -241,15 +291,17 @@ class _Converting:
             warnings=self.job.warnings,
         )
 
-    def _tensor(self, tensor: TensorPlan, stop: Event) -> TensorLoss | None:
-        """Write a tensor; what a weight that stays quantized has lost."""
-        loss = None
+    def _tensor(self, tensor: TensorPlan, stop: Event) -> tuple[str, float | None]:
+        """Write a tensor; its name, and the SQNR in dB of a weight that stays quantized and has lost something."""
+        name, sqnr_db = tensor.source.name, None
         if tensor.scheme:
-            loss = self._recode(tensor, tensor.scheme, stop)
+            found = self._recode(tensor, tensor.scheme, stop)
+            sqnr_db = None if isinf(found) else found
         else:
             self._copy(tensor, stop)
-        self.meter.add(tensor.nbytes, tensor.source.name)
-        return loss
+        self.output.note({name: {"sqnr_db": sqnr_db}}, (entry.name for entry in tensor.entries))
+        self.meter.add(tensor.nbytes, name)
+        return name, sqnr_db
 
     def _copy(self, tensor: TensorPlan, stop: Event) -> None:
         info, (entry,) = tensor.source, tensor.entries
@@ -258,10 +310,10 @@ class _Converting:
             plain = band.astype(DTYPES[info.dtype], copy=False)
             self.output.append({entry.name: self.job.layout.copy(info, plain)})
 
-    def _recode(self, tensor: TensorPlan, scheme: Scheme, stop: Event) -> TensorLoss:
+    def _recode(self, tensor: TensorPlan, scheme: Scheme, stop: Event) -> float:
         layout, weight, sqnr = self.job.layout, self.plain.weights[tensor.source.name], Sqnr()
         input_scale = self.origin.input_scale(self.checkpoint, weight)
-        for start, end in bands(weight.shape[0], weight.shape[1] * 2):
+        for start, end in bands(weight.shape[0], weight.shape[1] * 2, self.crew.band_bytes):
             if stop.is_set():
                 raise Cancelled
             q = self.origin.read(self.checkpoint, weight, start, end)
@@ -269,7 +321,7 @@ class _Converting:
             self.output.append(layout.write(tensor.source, scheme, new, start, input_scale))
             if not np.array_equal(q.scales, new.scales):
                 sqnr.add(dequantize(q), dequantize(new))
-        return TensorLoss(tensor.source.name, sqnr.db)
+        return sqnr.db
 
 
 def recode(q: QTensor, block: Block) -> QTensor:

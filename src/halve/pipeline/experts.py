@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from halve import layouts
+from halve import layouts, schemes
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo
 from halve.checkpoint.experts import UnpackedExperts
 from halve.layouts.base import Layout, module
 from halve.models import arch
 from halve.models.arch import Architecture, Stack
 from halve.schemes import Scheme
-from halve.schemes.recipe import matches
+from halve.schemes.recipe import Recipe, matches
 
 WHY = "packed experts"  # what `Architecture.why_kept` says of a stack
 
@@ -26,6 +26,11 @@ def unpacked(checkpoint: Checkpoint, scheme: Scheme, layout: Layout, ignore: Ite
         return checkpoint  # engines would not find them
     found = [stack for stack in _stacks(checkpoint) if not matches(tuple(ignore), stack.tensor)]
     return UnpackedExperts(checkpoint, found) if found else checkpoint
+
+
+def seen(checkpoint: Checkpoint, recipe: Recipe) -> Checkpoint:
+    """``checkpoint`` as the job of ``recipe`` sees it. Raises as `unpacked` does."""
+    return unpacked(checkpoint, schemes.get(recipe.scheme), layouts.get(recipe.layout), recipe.ignore)
 
 
 def unpacked_as(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,34 @@ class _Stream:
         self.restored = sha256
 
 
+class Streams:
+    """The entries of ``files`` on their way, band after band."""
+
+    def __init__(self, files: Sequence[WeightFile]) -> None:
+        self._streams = {entry.name: _Stream(file, entry) for file in files for entry in file.entries}
+
+    def append(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the next bytes of some entries; one thread at a time for each entry."""
+        for name, array in arrays.items():
+            stream, data = self._streams[name], as_bytes(array)
+            stream.digest.update(data)
+            stream.file.write(name, stream.offset, data)
+            stream.offset += len(data)
+
+    def restore(self, one: Finished) -> None:
+        """Take what another job has written."""
+        for name, sha256 in one.entries.items():
+            self._streams[name].restore(sha256)
+
+    def sha256(self, entry: str) -> str:
+        """The hash of what has been written of ``entry``."""
+        return self._streams[entry].sha256
+
+    def finished(self, tensors: Mapping[str, Mapping[str, Any]], entries: Iterable[str]) -> Finished:
+        """All of some ``tensors`` has been written, into ``entries``."""
+        return Finished(tensors, {name: self.sha256(name) for name in entries})
+
+
 class Output:
     """The files of one job in the folder ``path``, inside ``workspace`` or all that is around it; a context.
 
@@ -59,7 +87,7 @@ class Output:
         self.path = path
         self._workspace = workspace
         self._files: list[WeightFile] = []
-        self._streams: dict[str, _Stream] = {}
+        self._streams = Streams(())
         try:
             path.mkdir(exist_ok=True)
             found = [file for file in path.iterdir() if file.is_file()]
@@ -105,23 +133,35 @@ class Output:
     def open(self, job: Plan, shard_bytes: int) -> None:
         """Make the weight files of ``job``, or go on with those that are there."""
         self._files = job.layout.weight_files(self.path, job.shard_entries(shard_bytes), job.contents)
-        for file in self._files:
-            self._streams |= {entry.name: _Stream(file, entry) for entry in file.entries}
+        self._streams = Streams(self._files)
         for one in self._journal.finished:
-            for name, sha256 in one.entries.items():
-                self._streams[name].restore(sha256)
+            self._streams.restore(one)
 
     def append(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the next bytes of some entries; one thread at a time for each entry."""
-        for name, array in arrays.items():
-            stream, data = self._streams[name], as_bytes(array)
-            stream.digest.update(data)
-            stream.file.write(name, stream.offset, data)
-            stream.offset += len(data)
+        self._streams.append(arrays)
 
     def note(self, tensors: Mapping[str, Mapping[str, Any]], entries: Iterable[str]) -> None:
         """All of some ``tensors`` has been written, into ``entries``: keep what is known of them, JSON-ready."""
-        self._journal.add(Finished(tensors, {name: self._streams[name].sha256 for name in entries}))
+        self._journal.add(self._streams.finished(tensors, entries))
+
+    def take(self, part: Path, name: str, finished: Iterable[Finished]) -> None:
+        """Make the file ``part``, which a worker elsewhere has brought to the disk, the beginning of the file ``name``.
+
+        Before `open` only. Raises OutputError where the place cannot be written to.
+        """
+        try:
+            part.rename(self.path / f"{name}{_PART}")
+        except OSError as error:
+            raise OutputError(f"{self.path / name}: {error.strerror}", hint="check the disk") from None
+        for one in finished:
+            self._journal.add(one)
+        self._journal.commit()
+
+    @property
+    def workspace(self) -> Path:
+        """The folder of the job's own files."""
+        return self._workspace.path
 
     def finish_weights(self, job: Plan) -> None:
         """Complete the weight files and give them their names."""
@@ -148,7 +188,7 @@ class Output:
             files={file.path.name: _facts(file) for file in self._files}
             | {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in sorted(files.items())},
             tensors={
-                entry.name: {"file": file.path.name, "sha256": self._streams[entry.name].sha256}
+                entry.name: {"file": file.path.name, "sha256": self._streams.sha256(entry.name)}
                 for file in self._files
                 if isinstance(file, ShardWriter)
                 for entry in file.entries

@@ -26,6 +26,11 @@ class Meter:
         self._done = 0
         self._lock = Lock()
 
+    def start(self, done: int) -> None:
+        """Begin with ``done`` bytes that are done already."""
+        with self._lock:
+            self._done = done
+
     def add(self, nbytes: int, tensor: str) -> None:
         """Count ``nbytes`` of ``tensor`` as done."""
         if self._callback is None:

@@ -2,144 +2,45 @@
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
+import halve
 from halve import algorithms, layouts, schemes
+from halve.algorithms.base import Needs
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.onnx_source import only_layout
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import UnsupportedError
-from halve.evaluate.operands import KV_FORMATS, static_scale
+from halve.pipeline import shard
 from halve.pipeline.budget import Budget
 from halve.pipeline.budget import overrides as overrides_within
 from halve.pipeline.calibrate import calibrate as gather
 from halve.pipeline.calibration import Calibration
+from halve.pipeline.cluster import Cluster
+from halve.pipeline.cluster import check as check_cluster
 from halve.pipeline.experts import unpacked
+from halve.pipeline.job_log import JobLog
+from halve.pipeline.making import make_plan
+from halve.pipeline.memory import Memory, largest_group, whole_model, worker
 from halve.pipeline.output import Output
 from halve.pipeline.pick import pick
-from halve.pipeline.plan import SHARD_BYTES, Plan, check_scheme, default_layout, plan
+from halve.pipeline.plan import SHARD_BYTES, Plan, check_scheme, default_layout
 from halve.pipeline.progress import ProgressCallback
 from halve.pipeline.quantizing import QuantizeResult, Quantizing, nonfinite
 from halve.pipeline.resuming import described, finished
 from halve.pipeline.smoothing import fold, foldable
 from halve.pipeline.statistics import StatisticsFile
+from halve.pipeline.workers import threads_available
 from halve.pipeline.workspace import Workspace, check_free
-from halve.schemes import Block
-from halve.schemes import conform as tools
-from halve.schemes.quantize import ScaleRule, check_rule
-from halve.schemes.recipe import OnNonfinite, Recipe
+from halve.schemes.recipe import OnNonfinite
 from halve.transforms import usual as transforms_of
 
 AUTO = "auto"
 CANDIDATES = ("hessian_diag", "gptq")  # the safest first
-
-
-def make_plan(
-    checkpoint: Checkpoint,
-    scheme: str,
-    *,
-    layout: str | None = None,
-    rule: str | None = None,
-    algorithm: str | None = None,
-    statistics: StatisticsFile | None = None,
-    transforms: Iterable[str] = (),
-    kv: str | None = None,
-    conform: str | None = None,
-    ignore: Iterable[str] = (),
-    include: Iterable[str] = (),
-    overrides: Iterable[tuple[str, str]] = (),
-    on_nonfinite: OnNonfinite | None = None,
-) -> Plan:
-    """What `quantize` with these arguments will do to ``checkpoint``; reads no weights. Raises as `quantize` does."""
-    row = schemes.get(scheme)
-    chosen = algorithms.get(algorithm or ("rtn" if statistics is None else "hessian_diag"))
-    if chosen.needs != "nothing" and statistics is None:
-        raise UnsupportedError(
-            f"{chosen.name} needs the statistics of activations",
-            hint="add --calibrate builtin, or --stats with a file of `halve calibrate`",
-        )
-    if chosen.needs == "hessian" and statistics is not None and not statistics.hessians:
-        raise UnsupportedError(
-            f"{chosen.name} needs Hessians, which {statistics.path} does not hold",
-            hint="`halve calibrate --hessians` gathers them; hessian_diag needs none",
-        )
-    recipe = Recipe(
-        scheme=scheme,
-        layout=layout or only_layout(checkpoint) or default_layout(row),
-        rule=rule if conform else check_rule(row.weight, cast("ScaleRule | None", rule)),
-        algorithm=chosen.name,
-        statistics="" if statistics is None else statistics.sha256,
-        transforms=tuple(transforms),
-        kv=kv or "",
-        conform=conform or "",
-        ignore=tuple(ignore),
-        include=tuple(include),
-        overrides=tuple(overrides),
-        on_nonfinite=on_nonfinite or "error",
-    )
-    if (quantized := checkpoint.quantization) is not None:
-        named = quantized if isinstance(quantized, dict) else {}
-        method = named.get("quant_method") or named.get("quant_algo") or "its config does not say how"
-        raise UnsupportedError(
-            f"{checkpoint.path} is already quantized ({method})",
-            hint="start from the 16- or 32-bit original, or requantize it with `halve convert --scheme`",
-        )
-    job = plan(checkpoint, recipe)
-    if statistics is not None and not statistics.maxima:
-        _check_maxima(job, statistics)
-    if conform:
-        _check_conform(conform, job)
-    return replace(job, kv=_kv_scales(kv, job, statistics)) if kv else job
-
-
-def _check_maxima(job: Plan, statistics: StatisticsFile) -> None:
-    """Raise UnsupportedError where ``job`` needs the largest inputs, which ``statistics`` do not hold."""
-    static = next((scheme.name for scheme in job.schemes.values() if scheme.activation_static), None)
-    if static or "smoothquant" in job.recipe.transforms:
-        raise UnsupportedError(
-            f"{static or 'smoothquant'} needs the largest inputs of each layer, and {statistics.path} tells "
-            "their mean squares only",
-            hint="gather statistics with `halve calibrate`, or choose a scheme with activations in 16 bits",
-        )
-
-
-def _check_conform(conform: str, job: Plan) -> None:
-    """Raise UnsupportedError where the tool ``conform`` cannot be followed, UnknownNameError where nobody knows it."""
-    tool = tools.get(conform)
-    if job.recipe.algorithm != "rtn" or job.recipe.transforms:
-        raise UnsupportedError(
-            f"{conform}'s arithmetic is rounding to nearest, and {job.recipe.algorithm} is asked for",
-            hint="leave out --conform, or the statistics and transforms",
-        )
-    for scheme in job.schemes.values():
-        if why := tool.refusal(scheme.weight):
-            raise UnsupportedError(why, hint="leave out --conform, or choose another scheme")
-    rules = tool.rules(job.scheme.weight)
-    if job.recipe.rule and job.recipe.rule not in rules:
-        raise UnsupportedError(
-            f"{conform} has no scale rule {job.recipe.rule!r} for {job.scheme.name}",
-            hint=f"use {' or '.join(rules)}" if rules else "leave out the rule: its arithmetic is its own",
-        )
-
-
-def _kv_scales(kv: str, job: Plan, statistics: StatisticsFile | None) -> dict[str, tuple[float, float]]:
-    """The scales under which keys and values fill FP8. Raises UnsupportedError where they cannot be known or stored."""
-    if kv not in KV_FORMATS:
-        raise UnsupportedError(f"no engine stores keys and values as {kv!r}", hint=f"known: {', '.join(KV_FORMATS)}")
-    amax = {} if statistics is None else statistics.kv_amax()
-    if not amax:
-        raise UnsupportedError(
-            "scales of keys and values need the statistics of activations",
-            hint="add --calibrate builtin, or --stats with a file of `halve calibrate`",
-        )
-    block = Block(element=KV_FORMATS[kv], block_size="tensor")
-    for attention in amax:
-        job.layout.kv_entries(attention)
-    return {a: (static_scale(block, keys), static_scale(block, values)) for a, (keys, values) in amax.items()}
 
 
 def planned(
@@ -160,7 +61,7 @@ def planned(
         seen = _seen(checkpoint, scheme, choices)
         if budget is not None:
             known = {"layout": None, "overrides": (), **choices, "statistics": statistics}
-            bought = _within(budget, seen, (scheme, *allow), known, threads)
+            bought = _within(budget, seen, (scheme, *allow), known, threads=threads, memory=Memory())
             choices["overrides"] = (*known["overrides"], *bought)
         return make_plan(seen, scheme, statistics=statistics, **choices)
     finally:
@@ -188,7 +89,10 @@ def quantize(
     on_nonfinite: OnNonfinite | None = None,
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
+    memory: int | None = None,
+    cluster: str | None = None,
     resume: bool = False,
+    log: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> QuantizeResult:
     """Quantize the checkpoint ``source`` (folder, GGUF file or ``org/name[@revision]``) into the new folder ``out``.
@@ -210,20 +114,28 @@ def quantize(
 
     ``budget`` mixes ``scheme`` with the schemes ``allow``, by layer, so that the result is no larger and loses least.
 
+    ``memory`` is the most bytes that the whole process takes: bands shrink, workers become fewer, and what texts leave
+    behind goes to the disk, until the job fits.
+
     ``progress`` is called with a `Progress`, never from two threads at once. The bytes written do not depend on
-    ``threads``.
+    ``threads`` and ``memory``.
 
     A job that is interrupted leaves what it has finished in ``out`` (``out/.halve`` has its journal); with ``resume``
     the same call goes on behind that, starts where there is nothing, and returns at once where all is done. The result
     is that of an uninterrupted job, byte for byte.
 
-    Raises UnsupportedError, RecipeError or FormatError before anything is read where the job makes no sense,
-    CheckpointError for a damaged source and for statistics of another model, FormatError for NaN or Inf in a weight,
-    OutputError where ``out`` exists, the disk is full, or what is to be resumed is another job. Where nothing worth
-    keeping was finished, nothing is left at ``out`` after an error.
+    ``cluster`` is ``auto`` or the address of a Ray cluster that writes the weight files (extra ``ray``), from and to
+    storage that all its machines see under the same paths.
+
+    ``log`` is a file to which what is done, and how fast, is appended (`halve.pipeline.job_log`).
+
+    Raises UnsupportedError, RecipeError or FormatError before anything is read where the job makes no sense, LimitError
+    where it takes more than ``memory``, CheckpointError for a damaged source and for statistics of another model,
+    FormatError for NaN or Inf in a weight, OutputError where ``out`` exists, the disk is full, or what is to be resumed
+    is another job. Where nothing worth keeping was finished, nothing is left at ``out`` after an error.
     """
     began = perf_counter()
-    out = Path(out)
+    out, limit = Path(out), Memory(memory)
     with ExitStack() as stack:
         checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
         if checkpoint is not source:
@@ -243,6 +155,8 @@ def quantize(
         if resume and (done := finished(checkpoint, out, asked)):
             return replace(done, seconds=perf_counter() - began)
         check_free(out, resume=resume)
+        told = {"halve": halve.__version__, "source": str(checkpoint.path), "out": str(out), "scheme": scheme}
+        stages = stack.enter_context(JobLog(log, **told, threads=threads, memory=memory, resume=resume))
         if stats is not None:
             stats = Path(stats)
             asked["statistics"] = StatisticsFile(stats).sha256
@@ -255,7 +169,8 @@ def quantize(
             row = schemes.get(scheme)
             check_scheme(row, layouts.get(layout or default_layout(row)), checkpoint, calibrated=True)
             hessians = algorithm in (None, AUTO, "gptq")
-            stats = _gathered(workspace, checkpoint, calibrate, hessians=hessians, threads=threads)
+            with stages.stage("calibrate"):
+                stats = _gathered(workspace, checkpoint, calibrate, hessians=hessians, threads=threads, memory=memory)
         statistics = None if stats is None else StatisticsFile(Path(stats))
         choices["statistics"] = statistics
         if statistics is not None:
@@ -264,25 +179,35 @@ def quantize(
         if transforms is None and algorithm in (None, AUTO) and statistics is not None and not (conform or budget):
             choices["transforms"] = _usual(checkpoint, scheme, choices)
         if budget is not None:
-            choices["overrides"] += _within(budget, checkpoint, (scheme, *allow), choices, threads)
+            with stages.stage("budget"):
+                names = (scheme, *allow)
+                choices["overrides"] += _within(budget, checkpoint, names, choices, threads=threads, memory=limit)
         jobs = {
             name: make_plan(checkpoint, scheme, algorithm=name, **choices)
             for name in _candidates(algorithm, statistics)
         }
-        work = _Work(checkpoint, statistics, shard_bytes, threads, progress, workspace)
+        work = _Work(checkpoint, statistics, shard_bytes, threads, limit, progress, workspace, stages, cluster)
         if len(jobs) == 1:
             return work.write(next(iter(jobs.values())), out, began)
+        limit.require(2 * whole_model(checkpoint), "comparing candidates", "--algorithm gptq, which compares nothing")
         made = {name: work.write(job, workspace.path / name, began) for name, job in jobs.items()}
-        return _picked(checkpoint, made, workspace, began)
+        with stages.stage("compare"):
+            return _picked(checkpoint, made, workspace, began)
 
 
 def _gathered(
-    workspace: Workspace, checkpoint: Checkpoint, texts: Sequence[str], *, hessians: bool, threads: int | None
+    workspace: Workspace,
+    checkpoint: Checkpoint,
+    texts: Sequence[str],
+    *,
+    hessians: bool,
+    threads: int | None,
+    memory: int | None,
 ) -> Path:
     """The statistics of ``texts``: those that the job had gathered when it was interrupted, or new ones."""
     path = workspace.path / "statistics.safetensors"
     if not path.exists():
-        gather(checkpoint, path, texts=texts, hessians=hessians, threads=threads)
+        gather(checkpoint, path, texts=texts, hessians=hessians, threads=threads, memory=memory)
     workspace.worth_keeping = True
     return path
 
@@ -319,7 +244,9 @@ def _within(
     checkpoint: Checkpoint,
     names: Sequence[str],
     choices: Mapping[str, Any],
+    *,
     threads: int | None,
+    memory: Memory,
 ) -> tuple[tuple[str, str], ...]:
     """The overrides that keep a mixture of the schemes ``names`` within ``budget``."""
     statistics = choices["statistics"]
@@ -333,6 +260,9 @@ def _within(
     layout = choices["layout"] or default_layout(schemes.get(names[0]))
     fixed = {**choices, "layout": layout, "rule": None, "algorithm": "rtn"}
     jobs = {name: make_plan(checkpoint, name, **fixed) for name in names}
+    workers = threads or threads_available()
+    groups = workers * largest_group(next(iter(jobs.values())))
+    memory.require(whole_model(checkpoint) + groups, "measuring what a budget buys", "name schemes with --override")
     return overrides_within(checkpoint, jobs, statistics, budget, threads)
 
 
@@ -344,16 +274,43 @@ class _Work:
     statistics: StatisticsFile | None
     shard_bytes: int
     threads: int | None
+    memory: Memory
     progress: ProgressCallback | None
     workspace: Workspace
+    log: JobLog
+    cluster: str | None
 
     def write(self, job: Plan, out: Path, began: float) -> QuantizeResult:
+        if self.cluster:
+            check_cluster(job.layout)
+        known = self.statistics is not None and self.statistics.hessians
+        needs = algorithms.get(job.recipe.algorithm).needs
+        crew = self.memory.crew(self.checkpoint, job, self.threads, needs, hessians=known)
         with Output(self.workspace, out, job.nbytes) as output:
             if job.recipe.on_nonfinite == "keep":
-                job = job.keep(nonfinite(self.checkpoint, job, self.threads))
-            calibration = Calibration(self.statistics, fold(self.checkpoint, self.statistics, job, self.threads))
-            run = Quantizing(self.checkpoint, job, calibration, output, self.progress)
-            return run.run(self.shard_bytes, self.threads, began)
+                with self.log.stage("look for NaN", sum(t.source.nbytes for t in job.quantized)):
+                    job = job.keep(nonfinite(self.checkpoint, job, crew))
+            with self.log.stage("transforms") if job.recipe.transforms else nullcontext():
+                calibration = Calibration(self.statistics, fold(self.checkpoint, self.statistics, job, crew))
+            run = Quantizing(self.checkpoint, job, calibration, output, crew=crew, progress=self.progress, log=self.log)
+            if self.cluster:
+                self._elsewhere(self.cluster, run, output, needs)
+            return run.run(output, self.shard_bytes, began)
+
+    def _elsewhere(self, address: str, run: Quantizing, output: Output, needs: Needs) -> None:
+        """Have a cluster write the weight files."""
+        file = self.statistics
+        job = shard.Job(
+            source=self.checkpoint.path.resolve(),
+            plan=run.job,
+            shard_bytes=self.shard_bytes,
+            statistics=None if file is None else file.path.resolve(),
+            folding=run.calibration.folding,
+            folder=output.workspace.resolve(),
+        )
+        taken = worker(self.checkpoint, run.job, needs, hessians=file is not None and file.hessians)
+        with self.log.stage("cluster"), Cluster(address) as machines:
+            machines.write(job, output, taken, run.meter)
 
 
 def _picked(

@@ -12,9 +12,10 @@ from math import isinf
 from pathlib import Path
 from threading import Event
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halve import algorithms
 from halve.algorithms.base import Prepared
@@ -27,12 +28,13 @@ from halve.pipeline import card
 from halve.pipeline.bands import content_hash, read_bands
 from halve.pipeline.calibration import Calibration
 from halve.pipeline.folded import Folded
+from halve.pipeline.job_log import JobLog
 from halve.pipeline.loss import TensorLoss
 from halve.pipeline.output import Output
 from halve.pipeline.pick import Pick
 from halve.pipeline.plan import Plan, TensorPlan
 from halve.pipeline.progress import Meter, ProgressCallback
-from halve.pipeline.workers import Buffers, run
+from halve.pipeline.workers import Crew
 from halve.schemes import Block, Scheme, conform
 from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import ScaleRule, Weights, absmax, dequantize, nonfinite_error, tensor_scale
@@ -87,9 +89,9 @@ class QuantizeResult:
         return f"<table>{rows}</table>"
 
 
-def nonfinite(checkpoint: Checkpoint, job: Plan, threads: int | None) -> set[str]:
+def nonfinite(checkpoint: Checkpoint, job: Plan, crew: Crew) -> set[str]:
     """Names of tensors to quantize that hold NaN or Inf."""
-    buffers = Buffers()
+    buffers = crew.buffers()
 
     def scan(tensor: TensorPlan, stop: Event) -> str | None:
         amax = 0.0
@@ -97,7 +99,7 @@ def nonfinite(checkpoint: Checkpoint, job: Plan, threads: int | None) -> set[str
             amax = max(amax, _finite_or_inf(band))
         return None if np.isfinite(amax) else tensor.source.name
 
-    return {name for name in run(scan, job.quantized, threads) if name}
+    return {name for name in crew.run(scan, job.quantized) if name}
 
 
 def _finite_or_inf(band: Weights) -> float:
@@ -156,6 +158,26 @@ class _Ready:
         return self._ready[block]
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The tensors of a fused group, which have a tensor scale in common, and those of them that are to be written."""
+
+    tensors: list[TensorPlan]
+    wanted: list[TensorPlan]
+
+
+class Sink(Protocol):
+    """Where weights go: `Output`, or one file of it."""
+
+    def append(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the next bytes of some entries; one thread at a time for each entry."""
+        ...
+
+    def note(self, tensors: Mapping[str, Mapping[str, Any]], entries: Iterable[str]) -> None:
+        """All of some ``tensors`` has been written, into ``entries``."""
+        ...
+
+
 class Quantizing:
     """One run of the job."""
 
@@ -164,8 +186,11 @@ class Quantizing:
         checkpoint: Checkpoint,
         job: Plan,
         calibration: Calibration,
-        output: Output,
+        sink: Sink,
+        *,
+        crew: Crew,
         progress: ProgressCallback | None,
+        log: JobLog,
     ) -> None:
         self.source = checkpoint
         self.checkpoint: Checkpoint = Folded(checkpoint, calibration.folding) if job.recipe.transforms else checkpoint
@@ -173,43 +198,59 @@ class Quantizing:
         self.calibration = calibration
         self.algorithm = algorithms.get(job.recipe.algorithm)
         self.tool = conform.get(job.recipe.conform) if job.recipe.conform else None
-        self.output = output
-        self.buffers = Buffers()
+        self.sink = sink
+        self.crew = crew
+        self.log = log
+        self.buffers = crew.buffers()
         self.meter = Meter(sum(t.source.nbytes for t in job.tensors), progress)
 
-    def run(self, shard_bytes: int, threads: int | None, began: float) -> QuantizeResult:
-        self.output.open(self.job, shard_bytes)
-        finished = {name: _Done.noted(name, noted) for name, noted in self.output.finished.items()}
+    def run(self, output: Output, shard_bytes: int, began: float) -> QuantizeResult:
+        """Write all that is left to ``output``, which is the sink, and finish it."""
+        output.open(self.job, shard_bytes)
+        finished = {name: _Done.noted(name, noted) for name, noted in output.finished.items()}
+        left = [tensor for tensor in self.job.tensors if tensor.source.name not in finished]
+        self.meter.start(sum(tensor.source.nbytes for tensor in self.job.tensors if tensor.source.name in finished))
+        with self.log.stage(f"quantize with {self.algorithm.name}", sum(tensor.source.nbytes for tensor in left)):
+            done = finished | {one.name: one for one in self.write(left)}
+        with self.log.stage("finish"):
+            return self._finished(output, done, began)
+
+    def write(self, wanted: Iterable[TensorPlan]) -> list[_Done]:
+        """Write the tensors ``wanted``: all that is left, or those of one file."""
+        names = {tensor.source.name for tensor in wanted}
         groups: dict[tuple[str, Scheme | None], list[TensorPlan]] = {}
         for tensor in self.job.tensors:
-            if tensor.source.name in finished:
-                self.meter.add(tensor.source.nbytes, tensor.source.name)
-                continue
             name = tensor.group if self._shares(tensor) else tensor.source.name
             groups.setdefault((name, tensor.scheme), []).append(tensor)
-        done = finished | {one.name: one for group in run(self._group, groups.values(), threads) for one in group}
+        found = [
+            _Group(group, left) for group in groups.values() if (left := [t for t in group if t.source.name in names])
+        ]
+        return [one for group in self.crew.run(self._group, found) for one in group]
+
+    def _finished(self, output: Output, done: Mapping[str, _Done], began: float) -> QuantizeResult:
+        """Write what comes after the weights."""
         if self.checkpoint is self.source:
             hashes = {name: one.source_sha256 for name, one in done.items()}
             digest = manifest.content_hash(self.source.tensors, hashes)
         else:
-            digest = content_hash(self.source, threads)
+            digest = content_hash(self.source, self.crew)
         losses = tuple(loss for t in self.job.tensors if (loss := done[t.source.name].loss))
         warnings = (*self.job.warnings, *self._uncalibrated(done.values()))
-        self.output.finish_weights(self.job)
+        output.finish_weights(self.job)
         origin = card.origin(self.source.path, digest)
         facts = card.facts_of(
             self.job,
             origin,
-            weight_files=self.output.weight_files,
-            nbytes=self.output.nbytes,
+            weight_files=output.weight_files,
+            nbytes=output.nbytes,
             losses=losses,
             warnings=warnings,
         )
-        self.output.finish(self.job, {"name": origin.spec, "sha256": digest}, card.render(facts))
+        output.finish(self.job, {"name": origin.spec, "sha256": digest}, card.render(facts))
         return QuantizeResult(
-            path=self.output.path,
+            path=output.path,
             plan=self.job,
-            bytes=self.output.nbytes,
+            bytes=output.nbytes,
             source_bytes=sum(t.source.nbytes for t in self.job.tensors),
             seconds=perf_counter() - began,
             losses=losses,
@@ -229,14 +270,14 @@ class Quantizing:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield f"the statistics do not reach {names[0]}{more}: rounded to nearest instead of {self.algorithm.name}"
 
-    def _group(self, group: list[TensorPlan], stop: Event) -> list[_Done]:
-        """Write the tensors of one fused group."""
-        scale = self._tensor_scale(group, stop)
+    def _group(self, group: _Group, stop: Event) -> list[_Done]:
+        """Write the tensors of one fused group that are wanted."""
+        scale = self._tensor_scale(group.tensors, stop)
         done, ready = [], _Ready(self.calibration, self._prepared)
-        for tensor in group:
+        for tensor in group.wanted:
             done.append(self._quantize(tensor, scale, ready, stop) if tensor.scheme else self._copy(tensor, stop))
             self.checkpoint.release(tensor.source.name)
-        self.output.note({one.name: one.to_json() for one in done}, (e.name for t in group for e in t.entries))
+        self.sink.note({one.name: one.to_json() for one in done}, (e.name for t in group.wanted for e in t.entries))
         return done
 
     def _tensor_scale(self, group: list[TensorPlan], stop: Event) -> float | None:
@@ -269,7 +310,7 @@ class Quantizing:
         source, (entry,) = hashlib.sha256(), tensor.entries
         for band in self._bands(tensor, stop):
             source.update(as_bytes(band))
-            self.output.append({entry.name: self.job.layout.copy(tensor.source, band)})
+            self.sink.append({entry.name: self.job.layout.copy(tensor.source, band)})
             self.meter.add(band.nbytes, tensor.source.name)
         return _Done(tensor.source.name, source.hexdigest())
 
@@ -286,7 +327,7 @@ class Quantizing:
                 q = algorithm.quantize(band, rule=rule, tensor_scale=scale)
             except FormatError:
                 raise _in_tensor(tensor, nonfinite_error(band, first_row)) from None
-            self.output.append(self.job.layout.write(tensor.source, scheme, q, first_row, input_scale))
+            self.sink.append(self.job.layout.write(tensor.source, scheme, q, first_row, input_scale))
             sqnr.add(band, dequantize(q))
             first_row += len(band)
             self.meter.add(len(band) * tensor.source.row_bytes, tensor.source.name)

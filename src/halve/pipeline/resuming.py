@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import halve
-from halve import layouts, schemes
 from halve.checkpoint import manifest
 from halve.checkpoint.base import Checkpoint
 from halve.errors import CheckpointError, OutputError
 from halve.pipeline import workspace
-from halve.pipeline.experts import unpacked
+from halve.pipeline.experts import seen
 from halve.pipeline.plan import plan
 from halve.pipeline.quantizing import QuantizeResult
 from halve.schemes.recipe import parse
@@ -48,8 +47,7 @@ def finished(checkpoint: Checkpoint, out: Path, options: Mapping[str, Any]) -> Q
             f"{out} holds a finished checkpoint with another {' and another '.join(other)}",
             hint="choose another folder, or remove it first",
         )
-    seen = unpacked(checkpoint, schemes.get(done.scheme), layouts.get(done.layout), done.ignore)
-    job = plan(seen, done)
+    job = plan(seen(checkpoint, done), done)
     return QuantizeResult(
         path=out,
         plan=job,

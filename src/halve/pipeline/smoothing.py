@@ -1,7 +1,7 @@
 """The folding that a job's transforms amount to: which channels are divided by what, from statistics and weights."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
@@ -17,14 +17,14 @@ from halve.pipeline.bands import read_bands
 from halve.pipeline.outputs import energy
 from halve.pipeline.plan import Plan, TensorPlan
 from halve.pipeline.statistics import StatisticsFile
-from halve.pipeline.workers import Buffers, run
+from halve.pipeline.workers import Buffers, Crew
 from halve.schemes.quantize import absmax, dequantize, tensor_scale
 from halve.schemes.statistics import Statistics
 from halve.transforms import awq, smoothquant
 from halve.transforms.folding import Factors, Folding, through_norm
 
 
-def fold(checkpoint: Checkpoint, statistics: StatisticsFile | None, job: Plan, threads: int | None) -> Folding:
+def fold(checkpoint: Checkpoint, statistics: StatisticsFile | None, job: Plan, crew: Crew) -> Folding:
     """What the transforms of ``job`` do to ``checkpoint``; reads the weights that they look at once.
 
     Raises UnsupportedError where there are no statistics, or no edges that channels could be moved along.
@@ -48,13 +48,14 @@ def fold(checkpoint: Checkpoint, statistics: StatisticsFile | None, job: Plan, t
         )
     if job.recipe.transforms[0] == "awq":
         found = [edge for edge in found if all(statistics.of(n, checkpoint.tensors[n].columns) for n in edge.consumers)]
-        tried = _Trial(checkpoint, statistics, {tensor.source.name: tensor for tensor in job.quantized})
-        factors: list[Factors | None] = list(run(tried.best, found, threads))
+        planned = {tensor.source.name: tensor for tensor in job.quantized}
+        tried = _Trial(checkpoint, statistics, planned, crew.buffers())
+        factors: list[Factors | None] = list(crew.run(tried.best, found))
     else:
         found = [
             edge for edge in found if len(checkpoint.tensors[edge.producer].shape) == 1
         ]  # norms: others lose by it
-        weights = _column_amax(checkpoint, {name for edge in found for name in edge.consumers}, threads)
+        weights = _column_amax(checkpoint, {name for edge in found for name in edge.consumers}, crew)
         factors = [_balanced(edge, checkpoint, statistics, weights) for edge in found]
     folding = Folding()
     for edge, wanted in zip(found, factors, strict=True):
@@ -80,7 +81,7 @@ class _Trial:
     checkpoint: Checkpoint
     statistics: StatisticsFile
     tensors: Mapping[str, TensorPlan]
-    buffers: Buffers = field(default_factory=Buffers)
+    buffers: Buffers
 
     def best(self, edge: Edge, stop: Event) -> Factors:
         """The best of AWQ's candidates along ``edge``, of which all consumers have statistics."""
@@ -117,9 +118,9 @@ class _Trial:
         return np.concatenate([band.astype(np.float32) for band in bands])
 
 
-def _column_amax(checkpoint: Checkpoint, names: Iterable[str], threads: int | None) -> dict[str, Factors]:
+def _column_amax(checkpoint: Checkpoint, names: Iterable[str], crew: Crew) -> dict[str, Factors]:
     """The largest weight of each column of each tensor."""
-    buffers = Buffers()
+    buffers = crew.buffers()
 
     def one(info: TensorInfo, stop: Event) -> tuple[str, Factors]:
         amax = np.zeros(info.columns, np.float32)
@@ -127,7 +128,7 @@ def _column_amax(checkpoint: Checkpoint, names: Iterable[str], threads: int | No
             np.maximum(amax, np.abs(band.astype(np.float32)).max(0), out=amax)
         return info.name, amax
 
-    return dict(run(one, [checkpoint.tensors[name] for name in sorted(names)], threads))
+    return dict(crew.run(one, [checkpoint.tensors[name] for name in sorted(names)]))
 
 
 def _balanced(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from threading import Event, local
 from typing import TypeVar
 
@@ -20,15 +21,16 @@ class Cancelled(Exception):  # noqa: N818 - not an error: another worker failed 
 
 
 class Buffers(local):
-    """Reusable page-aligned memory, one buffer a thread."""
+    """Reusable page-aligned memory for bands of ``band_bytes``, one buffer a thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, band_bytes: int = BAND_BYTES) -> None:
+        self.band_bytes = band_bytes
         self._memory = memoryview(b"")
 
     def get(self, nbytes: int) -> memoryview:
         """At least ``nbytes`` of memory; what it held before is gone."""
         if len(self._memory) < nbytes:
-            self._memory = aligned_buffer(max(nbytes, BAND_BYTES))
+            self._memory = aligned_buffer(max(nbytes, self.band_bytes))
         return self._memory[:nbytes]
 
 
@@ -37,9 +39,16 @@ def threads_available() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def bands(rows: int, row_bytes: int) -> Iterable[tuple[int, int]]:
-    """Row ranges (start, stop) of about ``BAND_BYTES`` each, starting at multiples of ``BAND_ROWS``."""
-    step = max(BAND_BYTES // max(row_bytes * BAND_ROWS, 1), 1) * BAND_ROWS
+def band_rows(row_bytes: int, band_bytes: int = BAND_BYTES, multiple: int = BAND_ROWS) -> int:
+    """Rows of a band of about ``band_bytes``: a ``multiple``, and at least that."""
+    return max(band_bytes // max(row_bytes * multiple, 1), 1) * multiple
+
+
+def bands(
+    rows: int, row_bytes: int, band_bytes: int = BAND_BYTES, multiple: int = BAND_ROWS
+) -> Iterable[tuple[int, int]]:
+    """Row ranges (start, stop) of about ``band_bytes`` each, starting at multiples of ``multiple``."""
+    step = band_rows(row_bytes, band_bytes, multiple)
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
@@ -62,3 +71,24 @@ def run(function: Callable[[Job, Event], Result], jobs: Iterable[Job], threads: 
         if failed:
             raise next((e for e in failed if not isinstance(e, Cancelled)), failed[0])
         return [f.result() for f in futures]
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """How many workers a job has, and how large the bands are that each holds."""
+
+    threads: int
+    band_bytes: int = BAND_BYTES
+
+    @classmethod
+    def of(cls, threads: int | None) -> "Crew":
+        """So many workers, or one a processor, with bands of the usual size."""
+        return cls(threads or threads_available())
+
+    def buffers(self) -> Buffers:
+        """Memory for the bands."""
+        return Buffers(self.band_bytes)
+
+    def run(self, function: Callable[[Job, Event], Result], jobs: Iterable[Job]) -> list[Result]:
+        """As `run` does."""
+        return run(function, jobs, self.threads)

@@ -1,0 +1,65 @@
+"""``--log FILE``: what a job did and how fast, one JSON object a line, for those who watch many.
+
+| event | says |
+|---|---|
+| ``begin`` | the version of halve, source, out, and what was asked for |
+| ``stage`` | a stage that is done: its name, seconds, and where it reads the source, bytes and bytes a second |
+| ``end`` | ok, or the kind of error and its message; seconds, and the most memory that the process has held, in bytes |
+
+A job that is resumed goes on in the same file. The library's own messages are the business of `logging`.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+from halve.errors import OutputError
+from halve.pipeline.memory import peak
+
+
+class JobLog:
+    """Appends to the file ``path``; None: to none. A context, at whose end the end is logged.
+
+    Raises OutputError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None, **begin: Any) -> None:
+        self._path = path
+        self._began = perf_counter()
+        self._put("begin", **begin)
+
+    def __enter__(self) -> Self:
+        return self
+
+    @contextmanager
+    def stage(self, name: str, nbytes: int | None = None) -> Iterator[None]:
+        """Log what is done inside as the stage ``name``, which reads ``nbytes`` of the source."""
+        began = perf_counter()
+        yield
+        seconds = perf_counter() - began
+        read = {} if nbytes is None else {"bytes": nbytes, "bytes_per_second": round(nbytes / max(seconds, 1e-9))}
+        self._put("stage", stage=name, seconds=round(seconds, 3), **read, max_rss=peak())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        seconds = round(perf_counter() - self._began, 3)
+        why = {} if error is None else {"error": type(error).__name__, "message": str(error)}
+        self._put("end", ok=error is None, seconds=seconds, max_rss=peak(), **why)
+
+    def _put(self, event: str, **said: Any) -> None:
+        if self._path is None:
+            return
+        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **said})
+        try:
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"{self._path}: {error.strerror}", hint="name a file that you may write to with --log"
+            ) from None
