@@ -92,6 +92,13 @@ def silicon(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """A cluster of three machines, as processes of this one, of which one dies."""
+    session.install(".[ray,test]", "psutil", env=NATIVE)
+    session.run("pytest", "-q", "tests/slow/test_cluster.py", env=NATIVE)
+
+
+@nox.session
 def asan(session: nox.Session) -> None:
     """The native tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
     session.install(".[test]", "--config-settings=cmake.define.HALVE_SANITIZE=ON", env=NATIVE)
