@@ -34,7 +34,7 @@ _KERNEL, _CAST, _REFERENCE, _COPY, _FOLDED, _DECODED = 8, 16, 96, 4, 20, 24
 _WHOLE = 48  # where a transform or a budget is tried out on a whole fused group in float32
 _READ, _FACTORISED = 14, 32  # bytes a number of a Hessian: as it is read; shrunk and factorised in float64 as well
 _WORKER = 6 * MIB  # a thread: its stack, and what the allocator keeps for it
-_TENSOR, _ENTRY = 6_000, 4_000  # of plan, headers, journal and manifest
+_TENSOR, _ENTRY = 2_500, 2_200  # of plan, headers, journal and manifest
 _SPARE = 16 * MIB
 _FRAGMENTS = 1.25  # what the allocator takes above what it is asked for
 
