@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import halve
-from halve.errors import UnsupportedError
 from halve.pipeline.calibrate import calibrate
 from tiny import llama, speaker
 
@@ -104,13 +102,6 @@ def test_errors_of_the_work_are_ours(machines, tmp_path):
     assert "up_proj.weight: 1 values are not finite" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_one_file_for_all_is_refused(machines, tmp_path):
-    source = llama.write(tmp_path / "source")
-    (source / "tokenizer.json").unlink()
-    with pytest.raises(UnsupportedError, match="only one process can write"):
-        halve.quantize(source, tmp_path / "out", "int8_g32", layout="gguf", cluster=machines.address)
 
 
 @pytest.mark.parametrize(

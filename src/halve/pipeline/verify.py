@@ -23,6 +23,7 @@ from halve.codecs.reference import value_table
 from halve.errors import CheckpointError, HalveError
 from halve.evaluate.sqnr import Sqnr
 from halve.layouts.base import Layout, Stored, is_kv_scale, owners
+from halve.pipeline.bands import multiple
 from halve.pipeline.experts import unpacked_as
 from halve.pipeline.loss import TensorLoss
 from halve.pipeline.progress import Meter, ProgressCallback
@@ -245,7 +246,7 @@ class _Verification:
         self._same(name, "the tensor has", digest.hexdigest(), written.tensors[name].get("sha256"))
 
     def _read(self, checkpoint: Checkpoint, info: TensorInfo, stop: Event) -> Iterable[tuple[int, int, memoryview]]:
-        for start, end in bands(info.rows, info.row_bytes):
+        for start, end in bands(info.rows, info.row_bytes, multiple=multiple(info)):
             if stop.is_set():
                 raise Cancelled
             yield start, end, checkpoint.read(info.name, start, end, self.buffers.get((end - start) * info.row_bytes))
