@@ -1,6 +1,6 @@
 """A disk that fills up at random moments of `halve quantize`: a clean error each time, and the same bytes in the end.
 
-    python benchmarks/disk_full.py [--runs 20] [--shape 500m] [--seed 0]       # as root, or in a user namespace:
+    python benchmarks/disk_full.py [--runs 20] [--shape 1b] [--seed 0]       # as root, or in a user namespace:
     unshare --user --map-root-user --mount python benchmarks/disk_full.py
 
 The disk is a tmpfs of its own. Every other run finds it too small from the start. In the others it has room enough
@@ -102,7 +102,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--runs", type=int, default=20, metavar="N")
-    parser.add_argument("--shape", choices=synthetic.SHAPES, default="500m")
+    parser.add_argument("--shape", choices=synthetic.SHAPES, default="1b")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="scratch folder")

@@ -46,6 +46,18 @@ def test_dry_run_tells_the_exact_size_and_writes_nothing(source, tmp_path):
     assert "embedding" in table
 
 
+def test_a_limit_of_memory_is_checked_before_anything_is_written(source, tmp_path):
+    line = ["quantize", source, tmp_path / "out", "--scheme", "nvfp4a16", "--memory"]
+    for last in (["1MiB"], ["1MiB", "--dry-run"]):
+        done = halve(*line, *last)
+        assert done.exit_code == 2
+        assert "only 1MiB of memory are allowed" in done.stderr
+        assert "the least that does" in done.stderr
+        assert not (tmp_path / "out").exists()
+    assert halve(*line, "4GiB", "--log", tmp_path / "log").exit_code == 0
+    assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["ok"] is True
+
+
 def test_json_is_one_object(source, tmp_path):
     done = halve("quantize", source, tmp_path / "out", "--scheme", "fp8_dynamic", "--json")
     result = json.loads(done.stdout)

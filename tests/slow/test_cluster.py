@@ -1,6 +1,7 @@
 """The main job on three machines of a Ray cluster, which are raylets on this one. `nox -s ray` installs the rest."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +90,23 @@ def test_the_driver_dies_and_one_machine_goes_on(machines, source, tmp_path):
     process.kill()
     process.communicate()
     job.finish(out, resume=True)
+    assert hashes(out) == alone(job, tmp_path)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_says_how_to_go_on(machines, source, tmp_path, number, code):
+    job = Job(source, "nvfp4a16", threads=1, options=("--shard-size", "20MB"))
+    out = tmp_path / "cluster" / "out"
+    process = job.on(machines.address).start(out)
+    journal = out / ".halve" / "journal"
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "to go on: halve quantize" in said
+    assert "Traceback" not in said
+    job.on(machines.address).finish(out, resume=True)
     assert hashes(out) == alone(job, tmp_path)
 
 

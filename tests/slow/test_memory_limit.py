@@ -11,9 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from halve.pipeline.statistics import Facts, entries, put, writer
+from halve.schemes.statistics import Statistics
+
 MIB = 1 << 20
 SLACK = 512 * MIB  # of address space: libraries, stacks, and what allocators reserve and never touch
 ROWS, COLUMNS = 40_000, 8_192  # 655 MB in BF16: more than any limit here
+WIDTH = 2_048  # of a layer whose inputs are known: a Hessian of 17 MB in float32
 EXPERTS, INNER, HIDDEN = 24, 2_048, 4_096  # 805 MB and 403 MB, 34 MB and 17 MB an expert
 CASES = {  # name -> what is quantized, limit, and options
     "a row of bands": ("dense", 192, ["--scheme", "nvfp4a16"]),
@@ -22,6 +26,8 @@ CASES = {  # name -> what is quantized, limit, and options
     "a search": ("dense", 256, ["--scheme", "mxfp4a16", "--algorithm", "mse"]),
     "experts": ("experts", 256, ["--scheme", "nvfp4a16"]),
     "experts left whole": ("experts", 256, ["--scheme", "nvfp4a16", "--ignore", "re:.*experts.*"]),
+    "a Hessian": ("square", 400, ["--scheme", "nvfp4a16", "--algorithm", "gptq"]),
+    "a transform": ("square", 1024, ["--scheme", "w4a16", "--algorithm", "hessian_diag", "--transform", "awq"]),
     "little to spare": ("dense", 110, ["--scheme", "nvfp4a16"]),
 }
 
@@ -49,7 +55,14 @@ def sources(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     attention = {"model.layers.0.self_attn.q_proj.weight": [HIDDEN, HIDDEN]}
     experts = "model.layers.0.mlp.experts"
+    layer = "model.layers.0."
     return {
+        "square": write(
+            folder / "square",
+            {"model_type": "llama", "hidden_size": WIDTH},
+            {f"{layer}input_layernorm.weight": [WIDTH]}
+            | {f"{layer}self_attn.{part}_proj.weight": [WIDTH, WIDTH] for part in "qkvo"},
+        ),
         "dense": write(
             folder / "dense",
             {"model_type": "llama", "hidden_size": COLUMNS},
@@ -65,6 +78,20 @@ def sources(tmp_path_factory):
             },
         ),
     }
+
+
+@pytest.fixture(scope="module")
+def gathered(tmp_path_factory):
+    """Statistics of the inputs of the layer."""
+    path, groups = tmp_path_factory.mktemp("gathered") / "statistics", ["qkv_proj", "o_proj"]
+    columns = {f"model.layers.0.self_attn.{group}": WIDTH for group in groups}
+    x = np.random.default_rng(0).standard_normal((64, WIDTH), np.float32)
+    inputs = Statistics((x * x).mean(0), np.abs(x).max(0), x.T @ x / 64 + np.eye(WIDTH, dtype=np.float32), 64)
+    file = writer(path, entries(columns, (), hessians=True), Facts("", 64, 64, []))
+    for group in columns:
+        put(file, group, inputs)
+    file.finish()
+    return path
 
 
 LIMITED = """
@@ -91,10 +118,12 @@ def run(source, out, mib, options, *, before=None):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_address_space(sources, tmp_path, name):
+def test_address_space(sources, gathered, tmp_path, name):
     source, mib, options = CASES[name]
+    if source == "square":
+        options = [*options, "--stats", gathered]
     most = run(sources[source], tmp_path / "out", mib, options)
-    assert most <= mib * MIB
+    assert most <= mib * MIB, f"{most / MIB:.0f} MiB"
 
 
 def test_the_limit_is_used(sources, tmp_path):

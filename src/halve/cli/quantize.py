@@ -121,7 +121,7 @@ def command(
     scheme = said.pop("scheme")
     within = None if budget is None else Budget.parse(budget, lambda text: Size().convert(text, None, None))
     if dry_run:
-        plan = planned(src, scheme, stats=stats, budget=within, allow=allow, threads=threads, **said)
+        plan = planned(src, scheme, stats=stats, budget=within, allow=allow, threads=threads, memory=memory, **said)
         total = f"{size(plan.file_bytes(shard_size))} in {len(plan.shards(shard_size))} weight file(s)"
         if cluster is not None:
             if not cluster.isdecimal() or not int(cluster):

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import halve
 from halve import algorithms, layouts, schemes
-from halve.algorithms.base import Needs
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.onnx_source import only_layout
 from halve.checkpoint.source import open_checkpoint
@@ -34,7 +33,7 @@ from halve.pipeline.quantizing import QuantizeResult, Quantizing, nonfinite
 from halve.pipeline.resuming import described, finished
 from halve.pipeline.smoothing import fold, foldable
 from halve.pipeline.statistics import StatisticsFile
-from halve.pipeline.workers import threads_available
+from halve.pipeline.workers import Crew, threads_available
 from halve.pipeline.workspace import Workspace, check_free
 from halve.schemes.recipe import OnNonfinite
 from halve.transforms import usual as transforms_of
@@ -51,9 +50,13 @@ def planned(
     budget: Budget | None = None,
     allow: Sequence[str] = (),
     threads: int | None = None,
+    memory: int | None = None,
     **choices: Any,
 ) -> Plan:
-    """`make_plan` for a checkpoint and a statistics file by their paths; what a ``budget`` buys is measured."""
+    """`make_plan` for a checkpoint and a statistics file by their paths; what a ``budget`` buys is measured.
+
+    Raises as `quantize` does, and so LimitError where the job takes more than ``memory``.
+    """
     statistics = None if stats is None else StatisticsFile(Path(stats))
     choices["transforms"] = choices.get("transforms") or ()  # whatever they are, sizes stay
     checkpoint = open_checkpoint(source)
@@ -61,9 +64,11 @@ def planned(
         seen = _seen(checkpoint, scheme, choices)
         if budget is not None:
             known = {"layout": None, "overrides": (), **choices, "statistics": statistics}
-            bought = _within(budget, seen, (scheme, *allow), known, threads=threads, memory=Memory())
+            bought = _within(budget, seen, (scheme, *allow), known, threads=threads, memory=Memory(memory))
             choices["overrides"] = (*known["overrides"], *bought)
-        return make_plan(seen, scheme, statistics=statistics, **choices)
+        job = make_plan(seen, scheme, statistics=statistics, **choices)
+        _crew(Memory(memory), seen, job, statistics, threads)
+        return job
     finally:
         checkpoint.close()
 
@@ -195,6 +200,14 @@ def quantize(
             return _picked(checkpoint, made, workspace, began)
 
 
+def _crew(
+    memory: Memory, checkpoint: Checkpoint, job: Plan, statistics: StatisticsFile | None, threads: int | None
+) -> Crew:
+    """The workers for ``job`` within ``memory``. Raises LimitError where there is too little."""
+    needs = algorithms.get(job.recipe.algorithm).needs
+    return memory.crew(checkpoint, job, threads, needs, hessians=statistics is not None and statistics.hessians)
+
+
 def _gathered(
     workspace: Workspace,
     checkpoint: Checkpoint,
@@ -283,9 +296,7 @@ class _Work:
     def write(self, job: Plan, out: Path, began: float) -> QuantizeResult:
         if self.cluster:
             check_cluster(job.layout)
-        known = self.statistics is not None and self.statistics.hessians
-        needs = algorithms.get(job.recipe.algorithm).needs
-        crew = self.memory.crew(self.checkpoint, job, self.threads, needs, hessians=known)
+        crew = _crew(self.memory, self.checkpoint, job, self.statistics, self.threads)
         with Output(self.workspace, out, job.nbytes) as output:
             if job.recipe.on_nonfinite == "keep":
                 with self.log.stage("look for NaN", sum(t.source.nbytes for t in job.quantized)):
@@ -294,10 +305,10 @@ class _Work:
                 calibration = Calibration(self.statistics, fold(self.checkpoint, self.statistics, job, crew))
             run = Quantizing(self.checkpoint, job, calibration, output, crew=crew, progress=self.progress, log=self.log)
             if self.cluster:
-                self._elsewhere(self.cluster, run, output, needs)
+                self._elsewhere(self.cluster, run, output)
             return run.run(output, self.shard_bytes, began)
 
-    def _elsewhere(self, address: str, run: Quantizing, output: Output, needs: Needs) -> None:
+    def _elsewhere(self, address: str, run: Quantizing, output: Output) -> None:
         """Have a cluster write the weight files."""
         file = self.statistics
         job = shard.Job(
@@ -308,7 +319,8 @@ class _Work:
             folding=run.calibration.folding,
             folder=output.workspace.resolve(),
         )
-        taken = worker(self.checkpoint, run.job, needs, hessians=file is not None and file.hessians)
+        needs, known = algorithms.get(run.job.recipe.algorithm).needs, file is not None and file.hessians
+        taken = worker(self.checkpoint, run.job, needs, hessians=known)
         with self.log.stage("cluster"), Cluster(address) as machines:
             machines.write(job, output, taken, run.meter)
 
