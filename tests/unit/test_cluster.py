@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import halve
 from halve.cli.main import cli
-from halve.errors import FormatError, HalveError, LimitError, UnsupportedError
+from halve.errors import FormatError, HalveError, LimitError, OutputError, UnsupportedError
 from halve.pipeline import journal
 from halve.pipeline.calibrate import calibrate
 from tiny import llama, speaker
@@ -132,8 +132,16 @@ def test_what_was_finished_is_not_done_again(ray, source, tmp_path, monkeypatch)
         )
     assert ray.cancelled
     first = len(ray.asked)
+    dead = tmp_path / "out" / ".halve" / "shard-1-of-a-machine-that-died"
+    dead.mkdir()
+    with pytest.raises(OutputError, match="another scheme"):
+        halve.quantize(source, tmp_path / "out", "w8a8", resume=True, **options)
+    assert dead.exists()
+    seen, get = [], ray.get
+    monkeypatch.setattr(ray, "get", lambda task: (seen.append(dead.exists()), get(task))[1])
     halve.quantize(source, tmp_path / "out", "nvfp4a16", cluster="auto", resume=True, **options)
     assert 0 < len(ray.asked) - first < first
+    assert not any(seen)
     assert contents(tmp_path / "out") == contents(tmp_path / "peace" / "out")
 
 

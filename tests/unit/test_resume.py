@@ -222,3 +222,25 @@ def test_a_candidate_that_was_being_adopted(tmp_path, monkeypatch, moved):
     except KeyboardInterrupt:
         halve.quantize(source, tmp_path / "out", "nvfp4a16", stats=statistics, resume=True)
     assert contents(tmp_path / "out") == contents(tmp_path / "peace" / "out")
+
+
+def test_a_disk_that_is_full_when_a_candidate_is_adopted(tmp_path, monkeypatch):
+    """Which it is must be known whole, or not at all."""
+    source, text, statistics = speaker.write(tmp_path / "source"), tmp_path / "text.txt", tmp_path / "statistics"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 100)
+    calibrate(source, statistics, texts=[str(text)], windows=3, window=32)
+    halve.quantize(source, tmp_path / "peace" / "out", "nvfp4a16", stats=statistics)
+    opened = type(tmp_path).open
+
+    def full(self, *arguments, **options):
+        file = opened(self, *arguments, **options)
+        if self.name == "adopted.part":
+            file.write = lambda content: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tmp_path), "open", full)
+        with pytest.raises(OutputError, match="No space left"):
+            halve.quantize(source, tmp_path / "out", "nvfp4a16", stats=statistics)
+    halve.quantize(source, tmp_path / "out", "nvfp4a16", stats=statistics, resume=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "peace" / "out")

@@ -4,6 +4,7 @@ The file comes to be in a folder of its own, under the job's; whoever gave the w
 processes that were given the same work, because one was thought dead, do not meet.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -24,6 +25,7 @@ from halve.pipeline.plan import Plan, TensorPlan
 from halve.pipeline.quantizing import Quantizing
 from halve.pipeline.statistics import StatisticsFile
 from halve.pipeline.workers import Crew
+from halve.pipeline.workspace import SHARD
 from halve.transforms.folding import Folding
 
 
@@ -72,7 +74,7 @@ def write(job: Job, index: int, crew: Crew) -> Written:
     Raises as `quantize` does, and OutputError where this machine does not see the job's folder.
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f"shard-{index}-", dir=job.folder))
+        folder = Path(tempfile.mkdtemp(prefix=f"{SHARD}{index}-", dir=job.folder))
     except OSError as error:
         raise OutputError(
             f"{job.folder}: {error.strerror} on one of the cluster's machines",
@@ -91,6 +93,7 @@ def write(job: Job, index: int, crew: Crew) -> Written:
         file.sync()
     except BaseException:
         file.discard()
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     file.suspend()
     (part,) = folder.iterdir()

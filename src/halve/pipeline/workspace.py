@@ -6,7 +6,8 @@
 | ``job.json`` | source and options, which must be the same to go on |
 | ``journal`` | what is finished, see `halve.pipeline.journal` |
 | ``statistics.safetensors`` | what `--calibrate` has gathered |
-| folders | candidates, each with a journal beside it; ``adopted`` names the one that is being moved to OUT |
+| ``shard-*`` | folders in which machines of a cluster write a file each |
+| other folders | candidates, each with a journal beside it; ``adopted`` names the one that is being moved to OUT |
 """
 
 import errno
@@ -24,6 +25,7 @@ from halve.checkpoint import manifest
 from halve.errors import RESUMABLE, FormatError, OutputError, RecipeError, UnsupportedError
 
 NAME = ".halve"
+SHARD = "shard-"
 _ADOPTED = "adopted"
 _HOPELESS = (FormatError, RecipeError, UnsupportedError)  # the same job would end the same way
 
@@ -50,6 +52,8 @@ class Workspace:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._agree(json.loads(json.dumps(job)))
+            for left in self.path.glob(f"{SHARD}*"):  # by machines that died: they would take room
+                shutil.rmtree(left, ignore_errors=True)
         except OSError as error:
             os.close(self._lock)
             if error.errno != errno.EWOULDBLOCK:
@@ -66,7 +70,10 @@ class Workspace:
 
     def adopt(self, folder: str) -> None:
         """Make the files in ``folder``, one of the workspace's own, those of the job; the manifest comes last."""
-        (self.path / _ADOPTED).write_text(folder)
+        try:
+            _written_whole(self.path / _ADOPTED, folder)
+        except OSError as error:
+            raise OutputError(f"{self.out}: {error.strerror}", hint="free some space") from None
         self._move(folder)
 
     @property
@@ -99,12 +106,7 @@ class Workspace:
         """Note what the job is, or raise OutputError where another is noted."""
         noted = self.path / "job.json"
         if not noted.exists():
-            part = noted.with_suffix(".part")
-            with part.open("w") as file:
-                json.dump(job, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(noted)
+            _written_whole(noted, json.dumps(job, indent=1))
             return
         self.worth_keeping = True
         try:
@@ -127,6 +129,16 @@ class Workspace:
         if self._created:
             with suppress(OSError):
                 self.out.rmdir()
+
+
+def _written_whole(path: Path, content: str) -> None:
+    """Write a file that is never there in part. Raises OSError where that cannot be."""
+    part = path.with_suffix(".part")
+    with part.open("w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def check_free(out: Path, *, resume: bool = False) -> None:
