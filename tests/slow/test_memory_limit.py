@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import halve
 from halve.pipeline.statistics import Facts, entries, put, writer
 from halve.schemes.statistics import Statistics
 
+LAUNCHER = Path(__file__).parents[2] / "benchmarks" / "launcher.py"
 MIB = 1 << 20
 SLACK = 512 * MIB  # of address space: libraries, stacks, and what allocators reserve and never touch
 ROWS, COLUMNS = 40_000, 8_192  # 655 MB in BF16: more than any limit here
@@ -102,19 +105,24 @@ os.execv(sys.executable, [sys.executable, "-m", "halve", *sys.argv[2:]])
 """
 
 
-def run(source, out, mib, options, *, before=None):
-    """`halve quantize` under RLIMIT_AS; its ru_maxrss in bytes."""
-    log = out.with_suffix(".log")
-    line = ["quantize", source, out, "--memory", f"{mib}MiB", "--log", log, *options]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(mib * MIB + SLACK), *map(str, line)],
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        preexec_fn=before,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(log.read_text().splitlines()[-1])["max_rss"]
+def run(mib, line, *, before=None):
+    """`halve` under RLIMIT_AS; its ru_maxrss in bytes, which is no less than that of the process it comes from."""
+    with tempfile.NamedTemporaryFile("r") as result:
+        limited = [sys.executable, "-c", LIMITED, str(mib * MIB + SLACK), *line, "--memory", f"{mib}MiB"]
+        done = subprocess.run(
+            list(map(str, [sys.executable, "-I", "-S", LAUNCHER, result.name, *limited])),
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            preexec_fn=before,
+        )
+        _, max_rss, code = result.read().split()
+    assert code == "0", done.stderr
+    return int(max_rss)
+
+
+def quantized(source, out, mib, options, **how):
+    return run(mib, ["quantize", source, out, *options], **how)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -122,14 +130,22 @@ def test_address_space(sources, gathered, tmp_path, name):
     source, mib, options = CASES[name]
     if source == "square":
         options = [*options, "--stats", gathered]
-    most = run(sources[source], tmp_path / "out", mib, options)
-    assert most <= mib * MIB, f"{most / MIB:.0f} MiB"
+    most = quantized(sources[source], tmp_path / "out", mib, options)
+    assert most <= mib * MIB
+
+
+@pytest.mark.parametrize("layout", ["compressed-tensors", "gptq"])
+def test_convert_and_verify(sources, tmp_path, layout):
+    halve.quantize(sources["dense"], tmp_path / "quantized", "w4a16")
+    line = ["convert", tmp_path / "quantized", tmp_path / "out", "--layout", layout]
+    assert run(400, line) <= 400 * MIB
+    assert run(400, ["verify", tmp_path / "out", "--against", sources["dense"]]) <= 400 * MIB
 
 
 def test_the_limit_is_used(sources, tmp_path):
     """Where there is more, more is taken, and it is faster for it or no slower: not everything is done in the least."""
-    least = run(sources["experts"], tmp_path / "least", 160, ["--scheme", "nvfp4a16", "--threads", "4"])
-    more = run(sources["experts"], tmp_path / "more", 1024, ["--scheme", "nvfp4a16", "--threads", "4"])
+    least = quantized(sources["experts"], tmp_path / "least", 160, ["--scheme", "nvfp4a16", "--threads", "4"])
+    more = quantized(sources["experts"], tmp_path / "more", 1024, ["--scheme", "nvfp4a16", "--threads", "4"])
     assert least < more <= 1024 * MIB
 
 
@@ -162,4 +178,4 @@ def test_cgroup(sources, tmp_path, cgroup):
     def enter():
         (folder / "cgroup.procs").write_text(str(os.getpid()))
 
-    run(sources["dense"], tmp_path / "out", 256, ["--scheme", "nvfp4a16"], before=enter)
+    quantized(sources["dense"], tmp_path / "out", 256, ["--scheme", "nvfp4a16"], before=enter)

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import click
 
-from halve.cli.parameter import json_option
+from halve.cli.parameter import Size, json_option
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--against", metavar="SRC", help="The checkpoint it was made from: compare every tensor with it.")
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads. Default: one a processor.")
+@click.option("--memory", type=Size(), metavar="SIZE", help="Most memory of the whole process, such as 1GiB.")
 @json_option
-def command(*, path: Path, against: str | None, threads: int | None, as_json: bool) -> None:
+def command(*, path: Path, against: str | None, threads: int | None, memory: int | None, as_json: bool) -> None:
     """Check the checkpoint in PATH; exit 1 with a list where something is wrong.
 
     Sizes, hashes and index are true, config and tensors agree, scales are finite and representable, codes are numbers;
@@ -22,7 +23,7 @@ def command(*, path: Path, against: str | None, threads: int | None, as_json: bo
     from halve.pipeline.verify import verify
 
     with progress("verify:") as callback:
-        result = verify(path, against=against, threads=threads, progress=callback)
+        result = verify(path, against=against, threads=threads, memory=memory, progress=callback)
     if as_json:
         show(result, as_json=True)
     else:

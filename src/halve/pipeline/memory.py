@@ -9,13 +9,13 @@ A job that does not fit even with one worker and the smallest bands is refused, 
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
 from halve.algorithms.base import Needs
-from halve.checkpoint.base import FLOATS, Checkpoint
+from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo
 from halve.checkpoint.experts import UnpackedExperts
 from halve.checkpoint.transposed import STRIP_BYTES
 from halve.errors import LimitError
@@ -67,10 +67,17 @@ class Memory:
         ``needs`` is what the algorithm wants to know, ``hessians`` whether the statistics hold them. Raises
         LimitError, naming the least that would do, where even one worker with the smallest bands takes more.
         """
+        pieces = _pieces(checkpoint, job, _hessian(needs) * hessians)
+        return self.fitting(pieces, len(job.tensors), sum(len(tensor.entries) for tensor in job.tensors), threads)
+
+    def fitting(self, pieces: Iterable["Piece"], tensors: int, entries: int, threads: int | None) -> Crew:
+        """The workers that go through ``pieces`` of a model of so many ``tensors`` and stored ``entries``.
+
+        Raises LimitError as `crew` does.
+        """
         if self.limit is None:
             return Crew.of(threads)
-        pieces = set(_pieces(checkpoint, job, _hessian(needs) * hessians))
-        known = len(job.tensors) * _TENSOR + sum(len(t.entries) for t in job.tensors) * _ENTRY
+        pieces, known = set(pieces), tensors * _TENSOR + entries * _ENTRY
         largest = max(pieces, key=lambda piece: piece.nbytes(SMALLEST_BAND))
         least = known + _WORKER + largest.nbytes(SMALLEST_BAND)
         self.require(least, f"the job, with one worker at {largest.name},", largest.instead)
@@ -99,7 +106,7 @@ def _worth(crew: tuple[int, int]) -> tuple[bool, int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """What a worker holds at once: rows of a tensor and what is made of them, and ``fixed`` bytes besides."""
 
     name: str = field(compare=False)
@@ -108,7 +115,7 @@ class _Piece:
     made: int  # bytes of what is made of a row
     multiple: int
     fixed: int
-    instead: str = field(compare=False)
+    instead: str = field(default="", compare=False)
 
     def nbytes(self, band_bytes: int) -> int:
         """With bands of so many bytes."""
@@ -116,14 +123,14 @@ class _Piece:
         return int(_FRAGMENTS * (rows * (self.stored + self.made) + self.fixed))
 
 
-def _pieces(checkpoint: Checkpoint, job: Plan, hessian: int) -> Iterator[_Piece]:
+def _pieces(checkpoint: Checkpoint, job: Plan, hessian: int) -> Iterator[Piece]:
     """What the tensors of ``job`` take one by one; ``hessian`` bytes a number of the Hessian of a layer's inputs."""
     folded = bool(job.recipe.transforms)
     for tensor in job.tensors:
         info = tensor.source
-        strips = sum(min(STRIP_BYTES, entry.nbytes) for entry in tensor.entries) if job.layout.strips else 0
+        strips = strip_bytes(tensor.entries) if job.layout.strips else 0
         squares = 0 if tensor.scheme is None else hessian * info.columns**2
-        yield _Piece(
+        yield Piece(
             info.name,
             info.rows,
             4 * info.columns if folded else info.row_bytes,
@@ -138,7 +145,7 @@ def _pieces(checkpoint: Checkpoint, job: Plan, hessian: int) -> Iterator[_Piece]
             tensors = [tensor.source for tensor in members]
             weights = sum(tensor.rows * tensor.columns for tensor in tensors)
             squares = hessian * len(tensors) * tensors[0].columns ** 2
-            yield _Piece(group, 1, 0, 0, 1, _WHOLE * weights + squares, "--transform none")
+            yield Piece(group, 1, 0, 0, 1, _WHOLE * weights + squares, "--transform none")
 
 
 def _made(checkpoint: Checkpoint, tensor: TensorPlan, *, folded: bool) -> int:
@@ -161,9 +168,13 @@ def held(checkpoint: Checkpoint, name: str) -> int:
         case UnpackedExperts():
             return checkpoint.matrix_bytes(name)
         case Dequantized() if checkpoint.layout.strips and name in checkpoint.weights:
-            entries = (checkpoint.checkpoint.tensors[entry] for entry in checkpoint.weights[name].entries)
-            return sum(min(STRIP_BYTES, entry.nbytes) for entry in entries)
+            return strip_bytes(checkpoint.checkpoint.tensors[entry] for entry in checkpoint.weights[name].entries)
     return 0
+
+
+def strip_bytes(entries: Iterable[TensorInfo]) -> int:
+    """Bytes of the strips, one of each of ``entries``, through which a turned matrix goes."""
+    return sum(min(STRIP_BYTES, entry.nbytes) for entry in entries)
 
 
 def whole_model(checkpoint: Checkpoint) -> int:

@@ -26,11 +26,14 @@ from halve.layouts.base import Layout, Stored, is_kv_scale, owners
 from halve.pipeline.bands import multiple
 from halve.pipeline.experts import unpacked_as
 from halve.pipeline.loss import TensorLoss
+from halve.pipeline.memory import Memory, Piece, held, strip_bytes
 from halve.pipeline.progress import Meter, ProgressCallback
-from halve.pipeline.workers import Buffers, Cancelled, bands, run
+from halve.pipeline.workers import BAND_ROWS, Buffers, Cancelled, Crew, bands
 from halve.schemes import Scheme
 from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import dequantize
+
+_CHECKED = 24  # bytes of what is made of a weight, and of its source, to compare them
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ def verify(
     *,
     against: str | Path | None = None,
     threads: int | None = None,
+    memory: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> VerifyResult:
     """Check the checkpoint folder ``path``; with ``against`` also compare every tensor with the source it came from.
@@ -128,7 +132,10 @@ def verify(
     source: that names match, kept tensors are equal bit for bit, and each quantized tensor's SQNR is above the scheme's
     floor. What is wrong is listed in the result, not raised.
 
-    Raises CheckpointError where the folder, or the source, cannot be opened as a checkpoint at all.
+    ``memory`` is the most bytes that the whole process takes.
+
+    Raises CheckpointError where the folder, or the source, cannot be opened as a checkpoint at all, LimitError where
+    ``memory`` is too little.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -136,9 +143,9 @@ def verify(
         raise CheckpointError(f"{folder} {what}", hint="give the folder of a checkpoint")
     with closing(open_checkpoint(folder)) as checkpoint:
         if against is None:
-            return _Verification(folder, checkpoint, None, threads, progress).result()
+            return _Verification(folder, checkpoint, None, threads, Memory(memory), progress).result()
         with closing(open_checkpoint(against)) as source:
-            return _Verification(folder, checkpoint, source, threads, progress).result()
+            return _Verification(folder, checkpoint, source, threads, Memory(memory), progress).result()
 
 
 @dataclass(slots=True)
@@ -147,9 +154,11 @@ class _Verification:
     checkpoint: Checkpoint
     source: Checkpoint | None
     threads: int | None
+    memory: Memory
     progress: ProgressCallback | None
+    crew: Crew = field(init=False)
+    buffers: Buffers = field(init=False)
     problems: list[Problem] = field(default_factory=list)
-    buffers: Buffers = field(default_factory=Buffers)
     lock: Lock = field(default_factory=Lock)
 
     def result(self) -> VerifyResult:
@@ -167,6 +176,10 @@ class _Verification:
         if self.source is not None:
             self.source = unpacked_as(self.source, {info.name for info in kept})
             self._names(stored, kept)
+        self.crew = self.memory.fitting(
+            self._pieces(layout, [*stored.values()], kept), len(checkpoint.tensors), 0, self.threads
+        )
+        self.buffers = self.crew.buffers()
         meter = Meter(sum(info.nbytes for info in checkpoint.tensors.values()), self.progress)
 
         def check(job: Stored | TensorInfo, stop: Event) -> TensorLoss | None:
@@ -182,7 +195,7 @@ class _Verification:
             return loss
 
         jobs: list[Stored | TensorInfo] = [*stored.values(), *kept]
-        losses = [loss for loss in run(check, jobs, self.threads) if loss]
+        losses = [loss for loss in self.crew.run(check, jobs) if loss]
         weights = sum(weight.shape[0] * weight.shape[1] for weight in stored.values())
         quantized_bytes = sum(checkpoint.tensors[name].nbytes for name in owned)
         return VerifyResult(
@@ -196,6 +209,17 @@ class _Verification:
             losses=tuple(losses),
             problems=tuple(sorted(self.problems, key=lambda p: p.where)),
         )
+
+    def _pieces(self, layout: Layout, stored: list[Stored], kept: list[TensorInfo]) -> Iterator[Piece]:
+        """What the tensors take one by one."""
+        source = {} if self.source is None else self.source.tensors
+        for weight in stored:
+            rows, columns = weight.shape
+            strips = strip_bytes(self.checkpoint.tensors[name] for name in weight.entries) if layout.strips else 0
+            beside = held(self.source, weight.name) if self.source and weight.name in source else 0
+            yield Piece(weight.name, rows, 2 * columns, _CHECKED * columns, BAND_ROWS, strips + beside)
+        for info in kept:
+            yield Piece(info.name, info.rows, info.row_bytes, _CHECKED * info.columns, multiple(info), 0)
 
     def _problem(self, where: str, what: str) -> None:
         with self.lock:
@@ -246,7 +270,7 @@ class _Verification:
         self._same(name, "the tensor has", digest.hexdigest(), written.tensors[name].get("sha256"))
 
     def _read(self, checkpoint: Checkpoint, info: TensorInfo, stop: Event) -> Iterable[tuple[int, int, memoryview]]:
-        for start, end in bands(info.rows, info.row_bytes, multiple=multiple(info)):
+        for start, end in bands(info.rows, info.row_bytes, self.crew.band_bytes, multiple(info)):
             if stop.is_set():
                 raise Cancelled
             yield start, end, checkpoint.read(info.name, start, end, self.buffers.get((end - start) * info.row_bytes))
@@ -264,7 +288,7 @@ class _Verification:
             self._problem(weight.name, f"shape {list(weight.shape)}, the source has {list(origin.shape)}")
             origin = None
         sqnr = Sqnr()
-        for start, end in bands(weight.shape[0], weight.shape[1] * 2):
+        for start, end in bands(weight.shape[0], weight.shape[1] * 2, self.crew.band_bytes):
             if stop.is_set():
                 raise Cancelled
             try:
