@@ -244,3 +244,27 @@ def test_a_disk_that_is_full_when_a_candidate_is_adopted(tmp_path, monkeypatch):
             halve.quantize(source, tmp_path / "out", "nvfp4a16", stats=statistics)
     halve.quantize(source, tmp_path / "out", "nvfp4a16", stats=statistics, resume=True)
     assert contents(tmp_path / "out") == contents(tmp_path / "peace" / "out")
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+@pytest.mark.parametrize("call", ["fsync", "pwrite"])
+def test_a_commit_that_is_interrupted_is_made_good_by_the_next(tmp_path, monkeypatch, call, failure):
+    """The lines may be there by then: they must not be there twice."""
+    path = tmp_path / "journal"
+    noted = journal.Journal(path, lambda: None)
+    real = getattr(os, call)
+
+    def fail(fd, *arguments):
+        real(fd, *(argument[:9] if isinstance(argument, memoryview) else argument for argument in arguments))
+        raise failure
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        with pytest.raises((KeyboardInterrupt, OutputError)):
+            noted.add(journal.Finished({"a": {}}, {"a.weight": "0"}))
+    assert noted.finished == []
+    noted.add(journal.Finished({"b": {}}, {"b.weight": "1"}))
+    noted.close()
+    again = journal.Journal(path, lambda: None)
+    assert [list(one.tensors) for one in again.finished] == [["a"], ["b"]]
+    again.close()

@@ -116,12 +116,17 @@ class Cluster:
 
     @contextmanager
     def _cancelled(self, running: Iterable[Any]) -> Iterator[None]:
-        """Where the job fails, stop what is under way."""
+        """Where the job fails, stop what is under way.
+
+        On a connection of our own its end does that. Not by force: a task that is cancelled so while it ends aborts
+        this process (a failed check in Ray 2.60's task_manager.cc).
+        """
         try:
             yield
         except BaseException:
-            for task in running:
-                self._ray.cancel(task, force=True)
+            if not self._ours:
+                for task in running:
+                    self._ray.cancel(task, force=False)
             raise
 
 

@@ -40,11 +40,9 @@ class Journal:
         self._pending: list[Finished] = []
         self._lock, self._writing = Lock(), Lock()
         self._last = monotonic()
-        length = self._read()
+        self._length = self._read()  # of what is whole
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            os.ftruncate(self._fd, length)
-            os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:
             raise self._failed(error) from None
 
@@ -61,13 +59,17 @@ class Journal:
         with self._writing:
             with self._lock:
                 ready, self._pending, self._last = self._pending, [], monotonic()
-            if ready:
-                self._sync()
-                try:
+            try:
+                if ready:
+                    self._sync()
                     self._write([{"tensors": one.tensors, "entries": one.entries} for one in ready])
-                except OSError as error:
+                    self.finished += ready
+            except BaseException as error:
+                with self._lock:
+                    self._pending = ready + self._pending  # for the commit that comes last
+                if isinstance(error, OSError):
                     raise self._failed(error) from None
-                self.finished += ready
+                raise
             self._last = monotonic()
 
     def close(self) -> None:
@@ -98,10 +100,15 @@ class Journal:
         return length
 
     def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write ``lines`` behind what is whole, over what an interrupted call has left there."""
         content = memoryview(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        end = self._length
+        os.ftruncate(self._fd, end)
         while content:
-            content = content[os.write(self._fd, content) :]
+            written = os.pwrite(self._fd, content, end)
+            content, end = content[written:], end + written
         os.fsync(self._fd)
+        self._length = end
 
     def _failed(self, error: OSError) -> OutputError:
         return OutputError(
