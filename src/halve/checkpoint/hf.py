@@ -9,6 +9,7 @@ out of the folder, every tensor is in the one shard that the index gives, and no
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ AUXILIARY = frozenset(
 _AGAIN = "the checkpoint is incomplete or damaged: download or copy it again"
 _CONFIG_LIMIT = 16 << 20
 _INDEX_LIMIT = 64 << 20  # 200 000 tensors take 25 MB
+_CONTAINERS = 1 << 20  # in one JSON file: an empty list takes 64 bytes of memory for three of text
 _AUXILIARY_LIMIT = 128 << 20  # the largest tokenizer.json in use takes 35 MB
 _MODELOPT = "hf_quant_config.json"
 _SEVERAL, _LAYERS = "MIXED_PRECISION", "quantized_layers"  # in either of its files
@@ -333,8 +335,11 @@ def _index(folder: Path, name: str, kind: _Kind) -> dict[str, str]:
 
 
 def _json(path: Path, limit: int) -> dict[str, Any]:
+    raw = _content(path, limit)
+    if (count := raw.count(b"[") + raw.count(b"{")) > _CONTAINERS:
+        raise CheckpointError(f"{path}: {count} lists and objects, more than the {_CONTAINERS} allowed", hint=_AGAIN)
     try:
-        content = json.loads(_content(path, limit).decode(), object_pairs_hook=_unique)
+        content = json.loads(raw.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}", hint=_AGAIN) from error
     if not isinstance(content, dict):
@@ -345,8 +350,8 @@ def _json(path: Path, limit: int) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in members if keys.count(key) > 1)!r} appears twice")
+        seen = Counter(key for key, _ in pairs)  # one pass: an index has as many keys as a stranger likes
+        raise ValueError(f"{next(key for key in members if seen[key] > 1)!r} appears twice")
     return members
 
 

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from halve.errors import CheckpointError, UnsupportedError
+from halve.models import setting
 from halve.models.shape import Attention, Layer, Matrix, Mlp, Shape
 
 _TEXT = ("text_config", "llm_config", "language_config")
@@ -83,6 +84,11 @@ def shape_of(config: Mapping[str, Any], *, name: str, source: str = "", publishe
             f"{name}: the planner does not know model type {model_type!r}", hint=f"it knows {', '.join(_KNOWN)}"
         )
     depth = found.size("num_hidden_layers")
+    if depth > setting.MAX_LAYERS:
+        raise CheckpointError(
+            f"{name}: config.json says num_hidden_layers = {depth}, more than any model has",
+            hint="take config.json from the original model",
+        )
     kinds = _kinds(found, depth)
     layers = [Layer(_attention(found, kinds[index]), _mlp(found, index)) for index in range(depth)]
     alike = sorted(layers, key=repr)
@@ -102,8 +108,12 @@ def _kinds(config: _Config, depth: int) -> list[str]:
     content = config.content
     said = content.get("layer_types")
     if isinstance(said, str):
+        if unknown := set(said) - _LETTERS.keys():
+            raise setting.wrong("layer_types", min(unknown), f"one of the letters {', '.join(_LETTERS)}")
         said = [_LETTERS[letter] for letter in said]
     if isinstance(said, list) and len(said) == depth:
+        if not all(isinstance(kind, str) for kind in said):
+            raise setting.wrong("layer_types", said[:4], "a list of kinds of attention")
         return said
     if content["model_type"] == "llama4_text":  # every fourth layer is without positions and sees all
         return ["full_attention" if (i + 1) % 4 == 0 else "chunked_attention" for i in range(depth)]

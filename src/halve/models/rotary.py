@@ -16,6 +16,7 @@ from halve.models import setting
 
 Array = NDArray[np.float32]
 
+MAX_HEAD = 1 << 16  # the widest heads have 512
 KNOWN = ("default", "linear", "llama3", "yarn", "longrope")
 
 
@@ -75,7 +76,10 @@ def read(
             f"halve cannot compute partial_rotary_factor = {factor!r} (it quantizes such models)",
             hint="models of this family that rotate whole heads run",
         )
-    rotated = int(head_dim * setting.positive({"partial_rotary_factor": factor}, "partial_rotary_factor"))
+    rotated = int(
+        setting.size({"head_dim": head_dim}, "head_dim", most=MAX_HEAD)
+        * setting.positive({"partial_rotary_factor": factor}, "partial_rotary_factor")
+    )
     if rotated % 2 or not 0 < rotated <= head_dim:
         raise setting.wrong("partial_rotary_factor", factor, f"an even part of heads of {head_dim}")
     base = setting.positive(found if "rope_theta" in found else config, "rope_theta", theta)

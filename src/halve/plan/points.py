@@ -95,14 +95,17 @@ def read(path: str | Path) -> Iterator[Point | Left]:
 
 def point(row: Mapping[str, str], name: str) -> Point | Left:
     """What one row says."""
+    if missing := [column for column in COLUMNS if row.get(column) is None]:  # csv gives None where a line is short
+        return Left(name, f"the row ends before {missing[0]}")
     try:
         shape, machine = catalog.find(row["model"]), find_machine(row["gpu"])
         parallel = _parallel(row)
         kind, measured, concurrency = _measured(row)
         prompt, output = float(row["isl"]), float(row["osl"])
+        ttft = float(row.get("ttft_ms") or 0) / 1e3 if kind == "online" else 0.0
         engine = engine_of(row["engine"])
         precision = precision_of(row["precision"], shape, machine, engine)
-    except (HalveError, ValueError, ZeroDivisionError, TypeError) as error:
+    except (HalveError, ValueError, ArithmeticError, TypeError) as error:
         return Left(name, str(error))
     found = Point(
         row=name,
@@ -116,7 +119,7 @@ def point(row: Mapping[str, str], name: str) -> Point | Left:
         output=output,
         concurrency=concurrency,
         measured=measured,
-        ttft=float(row.get("ttft_ms") or 0) / 1e3 if kind == "online" else 0.0,
+        ttft=ttft,
     )
     if why := _impossible(found):
         return Left(name, why, impossible=True)
@@ -200,7 +203,7 @@ def _measured(row: Mapping[str, str]) -> tuple[str, float, float]:
     if "AMBIGUOUS" in scenario:
         raise ValueError("the row's unit is ambiguous")
     if scenario.startswith("online"):
-        return "online", float(row["tpot_ms"]) / 1e3, float(row["concurrency"])
+        return "online", float(row.get("tpot_ms") or "") / 1e3, float(row["concurrency"])
     if scenario == "single_stream":
         return "single", 1 / float(row["value"]), 1.0
     if scenario == "offline_max":

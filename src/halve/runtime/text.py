@@ -1,7 +1,8 @@
 """Text to tokens and back, with the tokenizer that travels with a checkpoint."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,8 @@ class Tokenizer:
                 f"{path}: there is no tokenizer.json, which text needs",
                 hint="fetch it with the model; for an old model: AutoTokenizer.from_pretrained(...).save_pretrained()",
             )
-        try:
+        with _library_errors(path):
             self._tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-            raise CheckpointError(
-                f"{path}: tokenizer.json cannot be read: {error}", hint="fetch it again from the original model"
-            ) from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._path = path
@@ -49,11 +46,13 @@ class Tokenizer:
 
         Special tokens that are spelled out in the text are recognised either way, as chat templates need.
         """
-        return np.array(self._tokenizer.encode(text, add_special_tokens=special).ids, np.int64)
+        with _library_errors(self._path):
+            return np.array(self._tokenizer.encode(text, add_special_tokens=special).ids, np.int64)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of ``tokens``, without special tokens."""
-        return str(self._tokenizer.decode([int(token) for token in tokens]))
+        with _library_errors(self._path):
+            return str(self._tokenizer.decode([int(token) for token in tokens]))
 
     def ends(self, config: Mapping[str, Any]) -> frozenset[int]:
         """Tokens that end a text, by generation_config.json, ``config`` and the tokenizer's own ``eos_token``."""
@@ -62,6 +61,19 @@ class Tokenizer:
             ids.update(id_ for id_ in (found if isinstance(found, list) else [found]) if isinstance(id_, int))
         own = self._tokenizer.token_to_id(token_text(self._settings.get("eos_token")))
         return frozenset(ids if own is None else {*ids, own})
+
+
+@contextmanager
+def _library_errors(path: Path) -> Iterator[None]:
+    """CheckpointErrors in place of what the tokenizers library raises: bare Exception, and Rust's panics beside it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a panic is no Exception: pyo3 means it to end the program
+        raise CheckpointError(
+            f"{path}: tokenizer.json cannot be read: {error}", hint="fetch it again from the original model"
+        ) from None
 
 
 class Streamed:

@@ -1,12 +1,17 @@
 """A recipe: what to do with a checkpoint, complete enough that the same bytes come out again."""
 
 import dataclasses
+import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from halve.errors import RecipeError
+
+_YAML_LIMIT = 1 << 20  # bytes
+_JSON_LIMIT = 64 << 20  # bytes; 200 000 tensors take 40 MB
+_CONTAINERS = 1 << 20  # lists and objects, of which an empty one takes 64 bytes of memory for three of text
 
 OnNonfinite = Literal["error", "keep"]
 
@@ -59,14 +64,31 @@ def read(path: Path) -> Recipe:
 
     Raises RecipeError for a file that holds none.
     """
-    import yaml  # noqa: PLC0415 - only here
+    import yaml  # noqa: PLC0415 - only here and in `_content`
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = _content(path)
+    # PyYAML's constructors raise the last three for tags on values that they do not expect, such as !!int ''.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, LookupError, AttributeError, TypeError) as error:
         raise RecipeError(f"{path}: cannot be read as YAML or JSON: {error}", hint=_EXAMPLE) from None
     found = content.get("recipe", content) if isinstance(content, dict) else content
     return parse(str(path), found)
+
+
+def _content(path: Path) -> Any:
+    """What the file says: JSON, of which a halve.json may have much, or YAML, which takes far more memory to read."""
+    import yaml  # noqa: PLC0415 - only here and in `read`
+
+    with path.open("rb") as file:
+        raw = file.read(_JSON_LIMIT + 1)
+    try:
+        if len(raw) <= _JSON_LIMIT and raw.count(b"[") + raw.count(b"{") <= _CONTAINERS:
+            return json.loads(raw)
+    except ValueError:
+        pass
+    if len(raw) > _YAML_LIMIT:
+        raise ValueError(f"more than the {_YAML_LIMIT} bytes that a recipe may have, or {_JSON_LIMIT} of a halve.json")
+    return yaml.safe_load(raw.decode())
 
 
 def parse(where: str, fields: object) -> Recipe:
@@ -75,7 +97,9 @@ def parse(where: str, fields: object) -> Recipe:
         raise RecipeError(f"{where}: a recipe names at least a scheme", hint=_EXAMPLE)
     known = {field.name: field for field in dataclasses.fields(Recipe)}
     if unknown := fields.keys() - known.keys():
-        raise RecipeError(f"{where}: no recipe has {', '.join(sorted(unknown))}", hint=f"known: {', '.join(known)}")
+        raise RecipeError(
+            f"{where}: no recipe has {', '.join(sorted(map(_shown, unknown)))}", hint=f"known: {', '.join(known)}"
+        )
     values: dict[str, Any] = {"layout": "", **fields}
     for name in ("ignore", "include", "transforms"):
         values[name] = _strings(where, name, values.get(name, ()))
@@ -87,13 +111,21 @@ def parse(where: str, fields: object) -> Recipe:
     values["overrides"] = tuple(_pair(where, pair) for pair in pairs)
     for name in ("layout", "algorithm", "statistics", "kv", "conform", "on_nonfinite", "rule"):
         if name in values and not isinstance(values[name], str) and not (name == "rule" and values[name] is None):
-            raise RecipeError(f"{where}: {name} is {values[name]!r}, which is no name", hint=_EXAMPLE)
+            raise RecipeError(f"{where}: {name} is {_shown(values[name])}, which is no name", hint=_EXAMPLE)
     if values.get("on_nonfinite", "error") not in get_args(OnNonfinite):
         raise RecipeError(f"{where}: on_nonfinite is {' or '.join(get_args(OnNonfinite))}", hint=_EXAMPLE)
     return Recipe(**values)
 
 
 _EXAMPLE = "such as {scheme: nvfp4a16, ignore: ['re:.*down_proj'], overrides: {'re:.*layers.0.*': fp8_dynamic}}"
+
+
+def _shown(value: object) -> str:
+    """``value`` in an error: a string as it is, other things by their kind.
+
+    A few lines of YAML aliases describe a list whose text fills the memory.
+    """
+    return value[:80] if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _strings(where: str, name: str, values: object) -> tuple[str, ...]:
@@ -106,7 +138,7 @@ def _pair(where: str, pair: object) -> tuple[str, str]:
     match pair:
         case [str(name), str(scheme)] | (str(name), str(scheme)):
             return name, scheme
-    raise RecipeError(f"{where}: {pair!r} is no pair of a name and a scheme", hint=_EXAMPLE)
+    raise RecipeError(f"{where}: {_shown(pair)} is no pair of a name and a scheme", hint=_EXAMPLE)
 
 
 def matches(patterns: tuple[str, ...], tensor: str) -> str | None:
@@ -124,7 +156,8 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
         return None
     try:
         return re.compile(pattern[3:])
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise RecipeError(
-            f"{pattern!r} is not a regular expression: {error}", hint="escape dots and brackets, or name the tensor"
+            f"{pattern[:80]!r} is not a regular expression: {error}",
+            hint="escape dots and brackets, or name the tensor",
         ) from None

@@ -13,6 +13,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from halve.errors import CheckpointError, UnsupportedError
+from halve.models import setting
 from halve.models.decoder import Decoder
 from halve.models.families.base import Family
 from halve.models.geometry import Geometry
@@ -45,6 +46,8 @@ def decoder(config: Mapping[str, Any], *, name: str) -> Decoder:
     """
     family = _family(config, name)
     found = family.geometry(config, name, "")
+    if found.layers > setting.MAX_LAYERS:  # a decoder has something for every layer
+        raise setting.wrong("num_hidden_layers", found.layers, f"a size up to {setting.MAX_LAYERS}")
     if found.heads % found.kv_heads or found.head_dim % 2:
         raise CheckpointError(
             f"{name}: {found.heads} query heads, {found.kv_heads} key heads of {found.head_dim} are no "

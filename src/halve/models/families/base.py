@@ -84,12 +84,15 @@ def arithmetic(
     )
 
 
+_KINDS = ("sliding_attention", "full_attention")
+
+
 def layer_types(config: Config, layers: int, sliding: Callable[[int], bool]) -> list[bool]:
     """Of each layer whether it looks through a window: as ``layer_types`` says, else as ``sliding`` does."""
     kinds = config.get("layer_types")
     if kinds is None:
         return [sliding(index) for index in range(layers)]
-    if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - {"sliding_attention", "full_attention"}:
+    if not isinstance(kinds, list) or len(kinds) != layers or any(k not in _KINDS for k in kinds):
         raise setting.wrong("layer_types", kinds, f"a list of {layers} kinds of attention")
     return [kind == "sliding_attention" for kind in kinds]
 
