@@ -71,9 +71,10 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Random and mutated headers, many more than in the default tests."""
-    session.install(".[test]", env=NATIVE)
+    """Random and mutated files, many more than in the default tests; then with an eye on which code is reached."""
+    session.install(".[fuzz,test]", env=NATIVE)
     session.run("pytest", "-q", "tests/property", env=NATIVE | {"HALVE_FUZZ": "50"})
+    session.run("python", "benchmarks/fuzz.py", *session.posargs)
 
 
 @nox.session
