@@ -70,6 +70,13 @@ def wheel(session: nox.Session) -> None:
 
 
 @nox.session
+def serve(session: nox.Session) -> None:
+    """The server beside its clients: openai's, lm-eval's, and schemathesis, which tries to break it."""
+    session.install(".[serve,test]", "openai", "lm-eval[api]", "schemathesis>=4", env=NATIVE)
+    session.run("pytest", "-q", "tests/unit/test_serve.py", "tests/clients/test_serve.py", env=NATIVE)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Random and mutated files, many more than in the default tests; then with an eye on which code is reached."""
     session.install(".[fuzz,test]", env=NATIVE)

@@ -22,6 +22,7 @@ COMMANDS = {
     "eval": "Measure perplexity, divergence and the loss of each layer",
     "inspect": "List the tensors of a checkpoint, and how they are quantized",
     "run": "Talk to a model in the terminal",
+    "serve": "Serve models over HTTP, as OpenAI's API",
     "bench": "Time reading and writing, beside what the memory could give",
     "plan": "Say which machines serve or train a model, how fast, at what cost",
     "hardware": "List machines, what they multiply, and the source of every number",
