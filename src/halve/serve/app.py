@@ -194,7 +194,8 @@ def failure(error: HalveError) -> JSONResponse:
 
 def _invalid(error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:]) or "body"
+    named = [str(part) for part in first["loc"][1:]]
+    where = ".".join(part for part in named if "[" not in part) or "body"  # pydantic names its validators there, too
     return JSONResponse(openai.error_body(f"{where}: {first['msg']}"[:1000], "invalid_request_error"), 400)
 
 

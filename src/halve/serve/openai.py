@@ -7,14 +7,22 @@ Source: https://platform.openai.com/docs/api-reference
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from halve.errors import UnsupportedError
 from halve.runtime.text import Tokenizer
 from halve.serve.job import Scored
 
+
+def _encodable(text: str) -> str:
+    """JSON can spell halves of surrogate pairs, which no tokenizer takes. Raises UnicodeEncodeError, a ValueError."""
+    text.encode()
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_encodable)]
 _Token = Annotated[int, Field(ge=0, lt=1 << 31)]
-_Stop = Annotated[str, Field(min_length=1, max_length=256)]
+_Stop = Annotated[_Text, Field(min_length=1, max_length=256)]
 _Alternatives = Annotated[int, Field(ge=0, le=20)]
 _UNSUPPORTED = (
     "tools",
@@ -38,7 +46,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: Annotated[str, Field(max_length=1024)]
+    model: Annotated[_Text, Field(max_length=1024)]
     max_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
@@ -67,14 +75,14 @@ class Part(BaseModel):
     """A part of a message."""
 
     type: Literal["text"]
-    text: str
+    text: _Text
 
 
 class Message(BaseModel):
     """One turn of a chat."""
 
-    role: Annotated[str, Field(max_length=64)]
-    content: str | list[Part]
+    role: Annotated[_Text, Field(max_length=64)]
+    content: _Text | list[Part]
 
     def plain(self) -> dict[str, str]:
         """As chat templates want it."""
@@ -94,7 +102,7 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """POST /v1/completions."""
 
-    prompt: str | list[_Token] | list[str] | list[list[_Token]]
+    prompt: _Text | list[_Token] | list[_Text] | list[list[_Token]]
     logprobs: _Alternatives | None = None
     echo: bool | None = False
 
