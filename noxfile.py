@@ -72,7 +72,7 @@ def wheel(session: nox.Session) -> None:
 @nox.session
 def serve(session: nox.Session) -> None:
     """The server beside its clients: openai's, lm-eval's, and schemathesis, which tries to break it."""
-    session.install(".[serve,test]", "openai", "lm-eval[api]", "schemathesis>=4", env=NATIVE)
+    session.install(".[serve,test]", "openai", "lm-eval[api]", "transformers==5.17.0", "schemathesis>=4", env=NATIVE)
     session.run("pytest", "-q", "tests/unit/test_serve.py", "tests/clients/test_serve.py", env=NATIVE)
 
 

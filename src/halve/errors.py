@@ -9,6 +9,8 @@ HalveError                  everything below; carries `.hint`, what to do about 
 ├── PlanError               a request that no machine meets; the hint says what would
 ├── OutputError             the place to write to is taken, full or not writable
 ├── VerifyError             a quantized checkpoint that does not hold what it should
+├── BusyError               a server that has as much to do as it takes on
+├── ExpiredError            a request that took longer than the server allows
 └── UnknownNameError        a name that no table knows; the hint lists near matches
 
 `exit_code` is what the command line ends with: 2 where the request is wrong (a name, a combination, a recipe: change
@@ -68,6 +70,14 @@ class OutputError(HalveError):
 
 class VerifyError(HalveError):
     """A quantized checkpoint that does not hold what it should."""
+
+
+class BusyError(HalveError):
+    """A server that has as much to do as it takes on."""
+
+
+class ExpiredError(HalveError):
+    """A request that took longer than the server allows."""
 
 
 class UnknownNameError(HalveError, KeyError):

@@ -16,7 +16,9 @@ from halve.cli.main import COMMANDS, cli
 from halve.cli.parameter import Size
 from halve.cli.render import progress, show_table, size
 from halve.errors import (
+    BusyError,
     CheckpointError,
+    ExpiredError,
     FormatError,
     HalveError,
     LimitError,
@@ -139,6 +141,8 @@ def test_exit_codes_of_errors():
     codes = {error: error.exit_code for error in HalveError.__subclasses__()}
     assert codes == {
         FormatError: 1,
+        BusyError: 1,
+        ExpiredError: 1,
         CheckpointError: 1,
         LimitError: 2,
         PlanError: 2,

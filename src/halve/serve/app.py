@@ -12,13 +12,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from halve.errors import HalveError, UnknownNameError, UnsupportedError
+from halve.errors import BusyError, ExpiredError, HalveError, UnknownNameError, UnsupportedError
 from halve.runtime.language_model import LanguageModel
 from halve.runtime.sample import Sampling
 from halve.serve import openai
 from halve.serve.answer import Answer, StreamResponse, WholeResponse
 from halve.serve.guard import Guard
-from halve.serve.job import BusyError, ExpiredError, Job
+from halve.serve.job import Job
 from halve.serve.limits import Limits
 from halve.serve.metrics import Metrics
 from halve.serve.scheduler import Scheduler

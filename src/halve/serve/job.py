@@ -63,11 +63,3 @@ class Failed:
 
 
 Event = Piece | End | Failed
-
-
-class BusyError(HalveError):
-    """The queue is full."""
-
-
-class ExpiredError(HalveError):
-    """A request took longer than the server allows."""

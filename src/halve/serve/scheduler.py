@@ -8,9 +8,9 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from halve.errors import HalveError, UnknownNameError, UnsupportedError
+from halve.errors import BusyError, ExpiredError, HalveError, UnknownNameError, UnsupportedError
 from halve.runtime.language_model import LanguageModel
-from halve.serve.job import BusyError, Event, ExpiredError, Job
+from halve.serve.job import Event, Job
 from halve.serve.limits import Limits
 from halve.serve.metrics import Metrics
 from halve.serve.sequence import CHUNK, Sequence, step
