@@ -12,12 +12,13 @@ from halve.errors import RESUMABLE
 from tiny import llama
 
 INTERRUPTED = """
-import os, sys, time
+import os, signal, sys, time
 from halve.checkpoint.hf import HfCheckpoint
 from halve.cli.main import run
 from halve.pipeline import journal
 
 journal.SECONDS = 0.0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 number, left = int(sys.argv.pop(1)), 15
 read = HfCheckpoint.read
 
