@@ -1,6 +1,6 @@
 """Decoding beside itself: fewer bytes, older instructions, a neighbour that computes, the first token of a cold start.
 
-    python benchmarks/decode.py [--only bytes,avx2,busy,first_token] [--pairs 10] [--folder DIR] [--json]
+    python benchmarks/decode.py [--only bytes,avx2,busy,together,first_token] [--pairs 10] [--folder DIR] [--json]
 
 Models are Llamas of made-up weights, 1.1B parameters, or 7B for the first token; the output head is quantized like the
 other linear layers. What is compared takes turns, and a figure is the median of the ratios. Activations are bf16, and
@@ -9,6 +9,7 @@ int8 where instruction sets and neighbours are compared.
 - `bytes`: tokens a second of FP4, FP8 and BF16 to those of FP32, over the inverse ratio of the bytes a token reads.
 - `avx2`: the AVX2 kernels to the best ones.
 - `busy`: two cores, on one of which another process computes, to the same two cores without it.
+- `together`: tokens a second of 16 sequences of SmolLM2 in NVFP4 to those of one.
 - `first_token`: seconds from opening a 7B file in NVFP4 to its first token, a page cache holding it; and how much more
   than its packed weights the process took.
 """
@@ -20,12 +21,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from time import perf_counter
 
 os.environ.setdefault("HALVE_REQUIRE_NATIVE", "1")
+
+import numpy as np
 
 import halve
 import measure
 import synthetic
+from halve.pipeline import smollm2
 from halve.runtime.packed import kernels
 from halve.runtime.packed.load import load
 from halve.runtime.packed.model import PackedModel
@@ -33,6 +38,7 @@ from vs_llamacpp import ours
 
 SCHEMES = {"fp4": "nvfp4a16", "fp8": "fp8", "bf16": "bf16"}
 TOKENS = 32
+SEQUENCES = 16
 THREADS = 2
 FIRST_TOKEN = (
     "import resource, sys, time; began = time.perf_counter(); import numpy;"
@@ -127,6 +133,33 @@ def of_neighbour(dense: Path, pairs: int) -> list[measure.Figure]:
     return [figure("busy_neighbour", beside, ratio, ">= 0.4", met=ratio >= 0.4, peer="alone", beside=alone)]
 
 
+def of_sequences(folder: Path, pairs: int) -> list[measure.Figure]:
+    """The weights are read once for all."""
+    path = folder / "smollm2"
+    halve.quantize(smollm2.fetch(), path, "nvfp4a16")
+    found = []
+    for mode in ("int8", "bf16"):
+        model = load(path, mode=mode, threads=THREADS)
+        timed = [(_side_by_side(model, SEQUENCES), _side_by_side(model, 1)) for _ in range(pairs + 1)][1:]
+        many, one = (statistics.median(side) for side in zip(*timed, strict=True))
+        ratio = statistics.median(a / b for a, b in timed)
+        metric = f"together_{SEQUENCES}_{mode}"
+        found.append(figure(metric, many, ratio, ">= 3", met=ratio >= 3, peer="one sequence", beside=one))
+    return found
+
+
+def _side_by_side(model: PackedModel, count: int) -> float:
+    """Tokens a second of so many sequences, each behind a prompt of as many tokens as are written."""
+    caches = [model.new_cache() for _ in range(count)]
+    for cache in caches:
+        model.logits(np.arange(TOKENS), cache, start=TOKENS - 1)
+        cache.reserve(TOKENS)
+    began = perf_counter()
+    for token in range(TOKENS):
+        model.next_logits([token] * count, caches)
+    return count * TOKENS / (perf_counter() - began)
+
+
 def of_first_token(folder: Path) -> list[measure.Figure]:
     """From a file to a token."""
     dense = folder / "7b"
@@ -149,7 +182,7 @@ def of_first_token(folder: Path) -> list[measure.Figure]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--only", default="bytes,avx2,busy,first_token")
+    parser.add_argument("--only", default="bytes,avx2,busy,together,first_token")
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--folder", type=Path, help="where to put checkpoints (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -165,10 +198,12 @@ def main() -> None:
                     found = of_avx2(dense, args.pairs)
                 case "busy":
                     found = of_neighbour(dense, args.pairs)
+                case "together":
+                    found = of_sequences(Path(temporary), args.pairs)
                 case "first_token":
                     found = of_first_token(Path(temporary))
                 case _:
-                    parser.error(f"--only {name}: there are bytes, avx2, busy and first_token")
+                    parser.error(f"--only {name}: there are bytes, avx2, busy, together and first_token")
             for one in found:
                 one.print(as_json=args.json)
 

@@ -48,7 +48,9 @@ class ActivationForms {
   Activations forms_{};
 };
 
-constexpr size_t kFew = 4;  // vectors that are multiplied one by one, while a part of the weights is in the cache
+// Vectors that are multiplied kTogether at a time, while a part of the weights is in the cache; of more than these,
+// tiles are quicker (python benchmarks/decode.py --only together).
+constexpr size_t kFew = 32;
 
 // Room for vectors that are multiplied together. They lie an odd number of cache lines apart: as many of them as a tile
 // meets at a time would otherwise fall into one set of the first-level cache.

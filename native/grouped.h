@@ -33,7 +33,7 @@ class Grouped {
   }
 
   // The products of vectors first ... first + count - 1 with a weight; that of vector v goes to y[v * stride]. Up to
-  // kFew are multiplied one by one, with the bits that each gets alone.
+  // kFew get the bits that each gets alone.
   void add(const Linear& linear, size_t first, size_t count, float* y, size_t stride) {
     const Weight& w = *linear.weight;
     Item item{&linear, first, count, y, stride, groups_, {}, {}};
@@ -104,8 +104,10 @@ class Grouped {
     const Weight& w = *item.linear->weight;
     float* y = item.y + item.first * item.stride;
     if (item.count <= kFew) {
-      for (size_t i = 0; i < item.count; ++i)
-        item.product.run(w, form_memory_[slots_[rows_[item.first + i]]].get(), y + i * item.stride, first, last);
+      const auto forms = [&](size_t i) -> const Activations& {
+        return form_memory_[slots_[rows_[item.first + i]]].get();
+      };
+      multiply_each(item.product, w, item.count, forms, y, item.stride, first, last);
     } else {
       item.batch.run(w, batch_.from(item.first, item.count), y, item.stride, first, last, batch_work(item.count));
     }

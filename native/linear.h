@@ -24,6 +24,23 @@ inline void add_bias(const Linear& linear, float* y, size_t first, size_t last) 
 
 constexpr size_t kBatchGroups = 2;  // that a thread takes at a time: enough work, where there are many vectors
 
+// The products with `count` vectors, whose forms are forms(0) and on, kTogether at a time.
+template <class Forms>
+void multiply_each(const Product& product, const Weight& w, size_t count, const Forms& forms, float* y, size_t stride,
+                   size_t first, size_t last) {
+  size_t vector = 0;
+  for (; vector + kTogether <= count; vector += kTogether) {
+    const Activations* x[kTogether];
+    float* to[kTogether];
+    for (size_t i = 0; i < kTogether; ++i) {
+      x[i] = &forms(vector + i);
+      to[i] = y + (vector + i) * stride;
+    }
+    product.run_together(w, x, to, first, last);
+  }
+  for (; vector < count; ++vector) product.run(w, forms(vector), y + vector * stride, first, last);
+}
+
 // Groups that a thread takes at a time: multiples of 4, so that few threads share a page; some ten a thread, so that
 // one that is late holds nobody up for long.
 inline size_t groups_a_chunk(size_t groups, size_t threads) {
@@ -77,14 +94,14 @@ class Linears {
   };
 
   void multiply_few(Pool& pool, const float* x, size_t count, ActivationBuffer& buffer) const {
-    for (size_t vector = 0; vector < count; ++vector)
+    pool.run(count, [&](size_t vector) {
       kernels_->prepare(x + vector * columns_, columns_, mode_, forms_, buffer.forms(vector));
+    });
     share(pool, groups_a_chunk(groups_, pool.threads()), [&](const Part& part, size_t first, size_t last) {
-      for (size_t vector = 0; vector < count; ++vector) {
-        float* y = part.y + vector * part.stride;
-        part.product.run(*part.linear.weight, buffer.forms(vector), y, first, last);
-        add_bias(part.linear, y, first, last);
-      }
+      const auto forms = [&](size_t vector) -> const Activations& { return buffer.forms(vector); };
+      multiply_each(part.product, *part.linear.weight, count, forms, part.y, part.stride, first, last);
+      for (size_t vector = 0; vector < count; ++vector)
+        add_bias(part.linear, part.y + vector * part.stride, first, last);
     });
   }
 

@@ -71,9 +71,13 @@ struct Activations {
 
 enum Form : uint8_t { kValues = 1, kLifted = 2, kPairs = 4, kMixedPairs = 8, kBytes = 16, kSums = 32 };
 
+constexpr size_t kTogether = 4;  // vectors for which a line of the weight is decoded once
+
 struct Product {
   // Rows of groups first ... last - 1 of the product, into y[16 * first] and on; not beyond the weight's last row.
   void (*run)(const Weight&, const Activations&, float* y, size_t first, size_t last);
+  // The same for kTogether vectors: each gets the bits that it gets alone.
+  void (*run_together)(const Weight&, const Activations* const* x, float* const* y, size_t first, size_t last);
   uint8_t form;  // of the activations
 };
 

@@ -132,10 +132,10 @@ def test_steps_give_what_the_whole_gives(checkpoint, name, sizes):
 
 
 @pytest.mark.parametrize("mode", kernels.MODES)
-@pytest.mark.parametrize("count", [1, 3, 4, 5, 13])
+@pytest.mark.parametrize("count", [1, 3, 4, 13, 33])
 @pytest.mark.parametrize("name", ["mistral", "qwen3_moe_mixed", "gpt_oss"])
 def test_sequences_side_by_side(checkpoint, name, mode, count):
-    """Each with a cache of its own, of its own length; up to 4 get the bits that they get alone."""
+    """Each with a cache of its own, of its own length; up to 32 get the bits that they get alone."""
     model = load(checkpoint(name), mode=mode, threads=1)
     tokens = llama.decoder_tokens(model.config)
     texts = [np.roll(tokens, -i)[: 2 + 2 * i] for i in range(count)]
@@ -147,7 +147,7 @@ def test_sequences_side_by_side(checkpoint, name, mode, count):
         following = [int(tokens[(i + step) % 40]) for i in range(count)]
         expected = np.concatenate([model.logits([t], cache) for t, cache in zip(following, alone, strict=True)])
         logits = model.next_logits(following, together)
-        if count <= 4:
+        if count <= 32:
             np.testing.assert_array_equal(logits, expected)
         elif mode == "exact":
             assert_close(logits, expected)

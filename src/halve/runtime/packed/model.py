@@ -141,7 +141,7 @@ class PackedModel(LanguageModel[PackedCache]):
     def next_logits(self, tokens: Sequence[int], caches: Sequence[PackedCache]) -> Array:
         """Logits [n, vocabulary] after ``tokens`` [n], each of which follows what its own one of ``caches`` holds.
 
-        The weights are read once for all of them. Tokens of up to 4 sequences get the bits that they get alone.
+        The weights are read once for all of them. Tokens of up to 32 sequences get the bits that they get alone.
 
         Raises UnsupportedError for no tokens, for caches that are not as many or not different ones and where a context
         is full, CheckpointError for tokens outside the vocabulary.
