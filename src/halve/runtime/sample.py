@@ -43,19 +43,41 @@ class Sampler:
         """A token for ``logits`` [vocabulary]."""
         if self._sampling.temperature == 0:
             return int(logits.argmax())
-        tokens, probabilities = candidates(logits, self._sampling)
-        cumulated = probabilities.cumsum()
+        if self._sampling.top_k or self._sampling.top_p < 1:
+            tokens, weights = candidates(logits, self._sampling)
+            return int(tokens[self._drawn(weights)])
+        return self._drawn(np.exp(_scaled(logits, self._sampling)))
+
+    def _drawn(self, weights: NDArray[np.float64]) -> int:
+        """A position, as often as its share of ``weights`` says."""
+        cumulated = weights.cumsum()
         drawn = np.searchsorted(cumulated, self._rng.random() * cumulated[-1], side="right")
-        return int(tokens[min(int(drawn), len(tokens) - 1)])
+        return min(int(drawn), len(weights) - 1)
 
 
 def candidates(logits: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The tokens that may be drawn at a temperature above 0, the likeliest first, and their probabilities."""
-    # Subtracting the maximum first keeps a tiny temperature from overflowing.
-    scaled = (logits.astype(np.float64) - float(logits.max())) / sampling.temperature
-    order = np.argsort(-scaled, kind="stable")[: sampling.top_k or None]
-    weights = np.exp(scaled[order])
-    probabilities = weights / weights.sum()
+    scaled = _scaled(logits, sampling)
+    weights = np.exp(scaled)
+    likely = np.flatnonzero(_may_be_kept(weights, sampling))  # sorting them all would take longer than all the rest
+    order = likely[np.argsort(-scaled[likely], kind="stable")][: sampling.top_k or None]
+    probabilities = weights[order] / (weights[order] if sampling.top_k else weights).sum()
     before = probabilities.cumsum() - probabilities
     kept = max(int(np.count_nonzero(before < sampling.top_p)), 1)
     return order[:kept], probabilities[:kept] / probabilities[:kept].sum()
+
+
+def _scaled(logits: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float64]:
+    """Logits over the temperature; the largest is 0, so that a tiny temperature does not overflow."""
+    scaled: NDArray[np.float64] = (logits.astype(np.float64) - float(logits.max())) / sampling.temperature
+    return scaled
+
+
+def _may_be_kept(weights: NDArray[np.float64], sampling: Sampling) -> NDArray[np.bool_]:
+    """Of all tokens those that ``sampling`` can keep, and perhaps some more."""
+    if 0 < sampling.top_k < len(weights):
+        least = float(np.partition(weights, -sampling.top_k)[-sampling.top_k])
+    else:  # less likely tokens have, all together, less than half of what top_p leaves out
+        least = 0.5 * (1 - sampling.top_p) / len(weights) * float(weights.sum())
+    likely: NDArray[np.bool_] = weights >= least
+    return likely
