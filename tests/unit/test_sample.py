@@ -30,6 +30,14 @@ def test_draws_follow_softmax(temperature):
     assert np.abs(found - wanted).max() < 4 * 0.5 / np.sqrt(20_000)
 
 
+def test_draws_of_a_large_vocabulary_follow_softmax():
+    logits = np.random.default_rng(0).standard_normal(1000, dtype=np.float32) * 3
+    found = np.bincount(draws(50_000, logits=logits, temperature=1.0), minlength=1000) / 50_000
+    wanted = softmax(logits.astype(np.float64))
+    deviation = np.sqrt(wanted * (1 - wanted) / 50_000)
+    assert (np.abs(found - wanted) <= 5 * deviation + 1 / 50_000).all()
+
+
 @pytest.mark.parametrize(
     ("sampling", "kept"),
     [

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from halve.errors import UnsupportedError
 
+_STRETCH = 256  # weights whose sum is looked at as one
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -46,13 +48,17 @@ class Sampler:
         if self._sampling.top_k or self._sampling.top_p < 1:
             tokens, weights = candidates(logits, self._sampling)
             return int(tokens[self._drawn(weights)])
-        return self._drawn(np.exp(_scaled(logits, self._sampling)))
+        return self._drawn(np.exp(_scaled(logits, self._sampling).astype(np.float32)))
 
-    def _drawn(self, weights: NDArray[np.float64]) -> int:
-        """A position, as often as its share of ``weights`` says."""
-        cumulated = weights.cumsum()
-        drawn = np.searchsorted(cumulated, self._rng.random() * cumulated[-1], side="right")
-        return min(int(drawn), len(weights) - 1)
+    def _drawn(self, weights: NDArray[np.floating]) -> int:
+        """A position, as often as its share of ``weights`` says: a stretch of them first, then one of those."""
+        starts = np.arange(0, len(weights), _STRETCH)
+        sums = np.add.reduceat(weights, starts).cumsum(dtype=np.float64)
+        drawn = self._rng.random() * sums[-1]
+        stretch = min(int(np.searchsorted(sums, drawn, side="right")), len(sums) - 1)
+        start, before = int(starts[stretch]), float(sums[stretch - 1]) if stretch else 0.0
+        cumulated = weights[start : start + _STRETCH].cumsum(dtype=np.float64) + before
+        return start + min(int(np.searchsorted(cumulated, drawn, side="right")), len(cumulated) - 1)
 
 
 def candidates(logits: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
