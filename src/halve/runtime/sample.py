@@ -48,7 +48,7 @@ class Sampler:
         if self._sampling.top_k or self._sampling.top_p < 1:
             tokens, weights = candidates(logits, self._sampling)
             return int(tokens[self._drawn(weights)])
-        return self._drawn(np.exp(_scaled(logits, self._sampling).astype(np.float32)))
+        return self._drawn(_weights(logits, self._sampling.temperature))
 
     def _drawn(self, weights: NDArray[np.floating]) -> int:
         """A position, as often as its share of ``weights`` says: a stretch of them first, then one of those."""
@@ -71,6 +71,15 @@ def candidates(logits: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray
     before = probabilities.cumsum() - probabilities
     kept = max(int(np.count_nonzero(before < sampling.top_p)), 1)
     return order[:kept], probabilities[:kept] / probabilities[:kept].sum()
+
+
+def _weights(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Exponentials of logits over the temperature; that of the largest is 1."""
+    weights: NDArray[np.float32] = logits - logits.max()
+    with np.errstate(over="ignore", under="ignore"):  # a tiny temperature leaves the largest alone
+        weights *= min(1 / temperature, float(np.finfo(np.float32).max))
+        np.exp(weights, out=weights)
+    return weights
 
 
 def _scaled(logits: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float64]:

@@ -96,6 +96,7 @@ class Scheduler:
         error = BusyError("the server is closing", hint="try again when it is back")
         for sequence in [*self._running, *(sequence for queue in self._waiting.values() for sequence in queue)]:
             sequence.fail(error)
+            sequence.deliver()
 
     def _drop(self) -> None:
         """Forget what has been cancelled or has taken too long, running or waiting."""
@@ -116,6 +117,7 @@ class Scheduler:
             return "cancelled"
         seconds = self.limits.request_seconds
         sequence.fail(ExpiredError(f"not done within {seconds:g} s", hint="ask for fewer tokens, or when less goes on"))
+        sequence.deliver()
         return "expired"
 
     def _join(self) -> None:
@@ -146,7 +148,8 @@ class Scheduler:
                 self._guarded([sequence], sequence.read)
 
     def _guarded(self, group: list[Sequence], compute: Callable[[], None]) -> None:
-        """Compute; what goes wrong ends ``group`` and nobody else."""
+        """Compute, then say what came of it; what goes wrong ends ``group`` and nobody else."""
+        failure: HalveError | None = None
         try:
             compute()
         except HalveError as error:
@@ -154,11 +157,10 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - logged; others are still served
             _log.exception("serving failed")
             failure = HalveError(f"internal error: {type(error).__name__}", hint="the server's log says more")
-        else:
-            return
         for sequence in group:
-            if not sequence.outcome:
+            if failure is not None and not sequence.outcome:
                 sequence.fail(failure)
+            sequence.deliver()
 
     def _leave(self) -> None:
         for sequence in [one for one in self._running if one.outcome]:

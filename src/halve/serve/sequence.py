@@ -18,7 +18,7 @@ CHUNK = 256  # tokens of a prompt between two steps of the others
 
 
 class Sequence:
-    """A ``job`` for ``model``; ``receive`` is called with each event, on the scheduler's thread.
+    """A ``job`` for ``model``; `deliver` calls ``receive`` with each event, on the scheduler's thread.
 
     ``cancelled`` may be set by any thread; all else is the scheduler's.
     """
@@ -34,6 +34,7 @@ class Sequence:
         self.next_token = 0  # drawn, and not yet read
         self.cache: Any = None
         self._receive = receive
+        self._events: list[Event] = []  # to be delivered
         self._read = 0
         self._sampler = Sampler(job.sampling)
         self._ends = model.tokenizer.ends(model.config)
@@ -89,7 +90,13 @@ class Sequence:
     def fail(self, error: HalveError) -> None:
         """End with ``error``."""
         self.outcome = "failed"
-        self._receive(Failed(error))
+        self._events.append(Failed(error))
+
+    def deliver(self) -> None:
+        """Hand over the events. It wakes who waits for them, which would hold up the draws of other sequences."""
+        for event in self._events:
+            self._receive(event)
+        self._events.clear()
 
     def _score_prompt(self, logits: NDArray[np.float32]) -> None:
         """Score the tokens that ``logits`` foretell; the logits after the last one foretell the answer."""
@@ -115,10 +122,10 @@ class Sequence:
         if self._held or self._scored:
             self._say(self._held)
         self.outcome = "done"
-        self._receive(End(reason, self.new_tokens))
+        self._events.append(End(reason, self.new_tokens))
 
     def _say(self, text: str) -> None:
-        self._receive(Piece(text, tuple(self._scored)))
+        self._events.append(Piece(text, tuple(self._scored)))
         self._scored = []
 
 
