@@ -16,6 +16,7 @@ from halve.pipeline import sensitivity as sensitivity_module
 from halve.pipeline.budget import Budget
 from halve.pipeline.calibrate import calibrate
 from halve.pipeline.quantize import planned
+from halve.pipeline.runnable import runnable
 from halve.pipeline.sensitivity import WINDOW, Sensitivity
 from halve.pipeline.statistics import KIND
 from tiny import llama, speaker
@@ -173,3 +174,17 @@ def test_a_budget_needs_statistics(made, tmp_path):
     with pytest.raises(UnsupportedError, match="a budget needs the statistics") as refused:
         halve.quantize(made[0], tmp_path / "out", "nvfp4a16", budget=Budget(bpw=5.0), allow=ALLOW)
     assert "--calibrate builtin" in refused.value.hint
+
+
+def test_machine_lacks_a_format(made, tmp_path, caplog):
+    with pytest.raises(UnsupportedError, match=r"RK3588 does not run nvfp4a16: .*block scales") as error:
+        planned(made[0], "nvfp4a16", hardware="RK3588")
+    assert "w8a8" in error.value.hint
+    with pytest.raises(UnsupportedError, match="does not run mxfp4a16"):
+        planned(made[0], "w8a8", hardware="RK3588", overrides=[("lm_head", "mxfp4a16")])
+    assert planned(made[0], "nvfp4a16", hardware="H100").recipe.scheme == "nvfp4a16"
+    with pytest.raises(RecipeError, match="nothing|only"):
+        mixed(made, tmp_path / "out", Budget(bpw=8.0), allow=(), hardware="B200")
+    assert not caplog.records
+    assert runnable("RK3588", ["w8a8"], ["fp8", "w8a8"]) == ("w8a8",)
+    assert "fp8 is left out: RK3588 does not run it" in caplog.text

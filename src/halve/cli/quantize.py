@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TOOL, TRANSFORM, Override, Size, json_option
+from halve.cli.parameter import ALGORITHM, LAYOUT, MACHINE, SCHEME, TOOL, TRANSFORM, Override, Size, json_option
 
 
 @click.command()
@@ -40,6 +40,7 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, SCHEME, TOOL, TRANSFORM, Over
 )
 @click.option("--budget", metavar="SIZE", help="Mix schemes by layer within 5.0bpw (of quantized weights) or 6GiB.")
 @click.option("--allow", multiple=True, type=SCHEME, help="Another scheme that the budget may be spent on.")
+@click.option("--hardware", type=MACHINE, help="Only what this machine runs; `halve hardware` lists them.")
 @click.option(
     "--on-nonfinite",
     type=click.Choice(["error", "keep"]),
@@ -74,6 +75,7 @@ def command(
     overrides: tuple[tuple[str, str], ...],
     budget: str | None,
     allow: tuple[str, ...],
+    hardware: str | None,
     on_nonfinite: str | None,
     shard_size: int,
     threads: int | None,
@@ -121,7 +123,8 @@ def command(
     scheme = said.pop("scheme")
     within = None if budget is None else Budget.parse(budget, lambda text: Size().convert(text, None, None))
     if dry_run:
-        plan = planned(src, scheme, stats=stats, budget=within, allow=allow, threads=threads, memory=memory, **said)
+        said |= {"stats": stats, "budget": within, "allow": allow, "hardware": hardware, "memory": memory}
+        plan = planned(src, scheme, threads=threads, **said)
         total = f"{size(plan.file_bytes(shard_size))} in {len(plan.shards(shard_size))} weight file(s)"
         if cluster is not None:
             if not cluster.isdecimal() or not int(cluster):
@@ -140,6 +143,7 @@ def command(
             calibrate=calibrate,
             budget=within,
             allow=allow,
+            hardware=hardware,
             **said,
             shard_bytes=shard_size,
             threads=threads,

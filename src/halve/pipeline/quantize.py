@@ -31,6 +31,7 @@ from halve.pipeline.plan import SHARD_BYTES, Plan, check_scheme, default_layout
 from halve.pipeline.progress import ProgressCallback
 from halve.pipeline.quantizing import QuantizeResult, Quantizing, nonfinite
 from halve.pipeline.resuming import described, finished
+from halve.pipeline.runnable import runnable
 from halve.pipeline.smoothing import fold, foldable
 from halve.pipeline.statistics import StatisticsFile
 from halve.pipeline.workers import Crew, threads_available
@@ -49,6 +50,7 @@ def planned(
     stats: str | Path | None = None,
     budget: Budget | None = None,
     allow: Sequence[str] = (),
+    hardware: str | None = None,
     threads: int | None = None,
     memory: int | None = None,
     **choices: Any,
@@ -57,6 +59,7 @@ def planned(
 
     Raises as `quantize` does, and so LimitError where the job takes more than ``memory``.
     """
+    allow = runnable(hardware, (scheme, *(name for _, name in choices.get("overrides", ()))), allow)
     statistics = None if stats is None else StatisticsFile(Path(stats))
     choices["transforms"] = choices.get("transforms") or ()  # whatever they are, sizes stay
     checkpoint = open_checkpoint(source)
@@ -91,6 +94,7 @@ def quantize(
     overrides: Iterable[tuple[str, str]] = (),
     budget: Budget | None = None,
     allow: Sequence[str] = (),
+    hardware: str | None = None,
     on_nonfinite: OnNonfinite | None = None,
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
@@ -119,6 +123,9 @@ def quantize(
 
     ``budget`` mixes ``scheme`` with the schemes ``allow``, by layer, so that the result is no larger and loses least.
 
+    ``hardware`` names a machine (`halve hardware`): schemes in formats that it lacks are refused, and left out of
+    ``allow``.
+
     ``memory`` is the most bytes that the whole process takes: bands shrink, workers become fewer, and what texts leave
     behind goes to the disk, until the job fits.
 
@@ -140,7 +147,8 @@ def quantize(
     is another job. Where nothing worth keeping was finished, nothing is left at ``out`` after an error.
     """
     began = perf_counter()
-    out, limit = Path(out), Memory(memory)
+    out, limit, overrides = Path(out), Memory(memory), tuple(overrides)
+    allow = runnable(hardware, (scheme, *(name for _, name in overrides)), allow)
     with ExitStack() as stack:
         checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
         if checkpoint is not source:
@@ -153,7 +161,7 @@ def quantize(
             "conform": conform,
             "ignore": tuple(ignore),
             "include": tuple(include),
-            "overrides": tuple(overrides),
+            "overrides": overrides,
             "on_nonfinite": on_nonfinite,
         }
         asked = choices | {"scheme": scheme, "algorithm": algorithm}

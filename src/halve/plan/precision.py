@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from halve import formats, schemes
-from halve.hardware import Machine
+from halve.hardware import Machine, Support
 from halve.models.shape import QUANTIZED, Role
 from halve.schemes import Block, Scheme
 
 _BLOCKED = {("fp4_e2m1", 16): "nvfp4", ("fp4_e2m1", 32): "mxfp4", ("fp8_e4m3", 32): "mxfp8"}
-_ELEMENTS = {"fp8_e4m3": "fp8", "int8": "int8", "int4": "int4", "fp6_e2m3": "fp6", "fp6_e3m2": "fp6"}
+_ELEMENTS = {"fp8_e4m3": "fp8", "int8": "int8", "int4": "int4", "uint4": "int4", "fp6_e2m3": "fp6", "fp6_e3m2": "fp6"}
 WIDE = "bf16"  # what engines keep and compute the rest in; FP16 is as large and as fast
 
 
@@ -66,6 +66,22 @@ def arithmetic(machine: Machine, scheme: Scheme) -> str:
     if wanted == WIDE or machine.formats[WIDE].level == "absent":
         return wanted
     return WIDE
+
+
+def support(machine: Machine, scheme: Scheme) -> Support:
+    """Whether ``machine`` runs ``scheme``: the least of what it does with the formats of weights and activations."""
+    if scheme.dense:
+        return machine.formats.get(scheme.weight.element, Support("native"))
+    blocks = [scheme.weight] if scheme.activation is None else [scheme.weight, scheme.activation]
+    found = [_multiplied(machine, multiplied_in(block)) for block in blocks]
+    return max(found, key=lambda one: ("native", "emulated", "absent").index(one.level))
+
+
+def _multiplied(machine: Machine, name: str) -> Support:
+    """What ``machine`` does with operands in the format ``name``; those of none of its formats are expanded."""
+    if name != WIDE:
+        return machine.formats[name]
+    return Support("absent", "fixed-function unit without it") if machine.kind == "npu" else Support("emulated")
 
 
 def element_bits(scheme: Scheme) -> int:
