@@ -24,6 +24,7 @@ COMMANDS = {
     "run": "Talk to a model in the terminal",
     "serve": "Serve models over HTTP, as OpenAI's API",
     "bench": "Time reading and writing, beside what the memory could give",
+    "edge": "Bring ONNX models to the integers of small processors",
     "plan": "Say which machines serve or train a model, how fast, at what cost",
     "hardware": "List machines, what they multiply, and the source of every number",
     "silicon": "Measure what a number format costs in gates",

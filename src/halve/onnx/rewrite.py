@@ -31,7 +31,7 @@ def rewritten(
     """
     model = ModelProto()
     model.ParseFromString(source)
-    model = _raised(model, max(map(parts.opset, quantized.values()), default=0))
+    model = raised(model, max(map(parts.opset, quantized.values()), default=0))
     work = _Rewrite(model.graph, entries, quantized)
     work.run()
     return model, work.placed
@@ -112,7 +112,7 @@ class _Rewrite:
         product.input[0] = qdq.inputs(self.builder, product.input[0], stored, kind)
 
 
-def _raised(model: ModelProto, version: int) -> ModelProto:
+def raised(model: ModelProto, version: int) -> ModelProto:
     """``model`` in operators of ``version`` at least."""
     found = opset(model)
     if found < version:

@@ -1,0 +1,103 @@
+"""``halve edge quantize``: an INT8 ONNX model from a float one."""
+
+from pathlib import Path
+
+import click
+
+from halve.cli.parameter import json_option
+
+_CALIBRATORS = ("auto", "minmax", "percentile", "entropy", "mse")
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            found = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            found = ()
+        if len(found) not in (1, 3):
+            self.fail(f"{value!r} is neither one number nor three with commas", param, ctx)
+        return found
+
+
+class ImageSize(click.ParamType[tuple[int, int]]):
+    """Height and width with an x between them."""
+
+    name = "HxW"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parse."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+            self.fail(f"{value!r} is no size, such as 224x224", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--calibration", type=click.Path(path_type=Path), required=True, help="Images or arrays: folder or file.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option("--activations", type=click.Choice(["int8", "int16"]), default="int8", show_default=True)
+@click.option("--calibrator", type=click.Choice(_CALIBRATORS), default="auto", show_default=True, help="Their ranges.")
+@click.option("--size", type=ImageSize(), help="Height and width of images, such as 320x320. Default: the model's.")
+@click.option("--mean", type=Numbers(), default="0", show_default=True, help="Subtracted from RGB in 0 to 255.")
+@click.option("--std", type=Numbers(), default="255", show_default=True, help="What that is divided by.")
+@click.option("--contrib", is_flag=True, help="16 bits in ONNX Runtime's own operators instead of operator set 21.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@json_option
+def command(
+    *,
+    model: Path,
+    calibration: Path,
+    out: Path,
+    activations: str,
+    calibrator: str,
+    size: tuple[int, int] | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    contrib: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write the float ONNX MODEL with INT8 weights and INT8 or INT16 activations.
+
+    A quarter of the calibration inputs is kept aside; by them ranges, rounding and equalization are chosen.
+
+    \b
+    halve edge quantize net.onnx --calibration images/ --out net.int8.onnx --mean 123.7,116.3,103.5 --std 58.4,57.1,57.4
+    halve edge quantize net.onnx --calibration inputs.npz --out net.int16.onnx --activations int16
+    """
+    from halve.checkpoint.onnx_source import require
+    from halve.cli.render import counted, show
+
+    require(str(model))
+    try:
+        from halve.edge.quantize import quantize
+    except ImportError as error:
+        from halve.errors import UnsupportedError
+
+        raise UnsupportedError(f"{error.name} is not installed", hint="pip install 'halve[edge]'") from None
+    from halve.edge.samples import Picture
+
+    with counted("%") as tell:
+        found = quantize(
+            model,
+            out,
+            calibration,
+            activations="int16" if activations == "int16" else "int8",
+            calibrator=calibrator,
+            picture=Picture(size, mean, std),
+            contrib=contrib,
+            seed=seed,
+            report=None if tell is None else lambda what, part: tell(what, round(100 * part), 100),
+        )
+    show(found, as_json=as_json, title=found.summary, note="dB: signal over error of each product's output")
