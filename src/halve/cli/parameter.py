@@ -13,6 +13,7 @@ from halve.errors import UnknownNameError
 _UNITS = {"": 1} | {f"{p}{i}b": (1024 if i else 1000) ** (k + 1) for k, p in enumerate("kmgt") for i in ("", "i")}
 
 ACTIVATIONS = ("exact", "bf16", "int8")  # halve.runtime.packed.kernels, without numpy
+LOCAL = ("127.0.0.1", "::1", "localhost")  # hosts that nobody else can reach
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 

@@ -4,12 +4,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halve.cli.parameter import ACTIVATIONS
+from halve.cli.parameter import ACTIVATIONS, LOCAL
 
 if TYPE_CHECKING:
     from halve.runtime.packed.kernels import Mode
-
-_LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 @click.command()
@@ -67,10 +65,10 @@ def command(
 
     models = load_all(paths, mode=act, threads=threads)
     limits = Limits(running=running, queued=queued, kv_tokens=kv_tokens, max_tokens=max_tokens)
-    server = Server(models, limits=limits, api_key=api_key, local=host in _LOCAL)
+    server = Server(models, limits=limits, api_key=api_key, local=host in LOCAL)
     for name, model in models.items():
         click.echo(f"{name}: {model.engine}", err=True)
-    if host not in _LOCAL and api_key is None:
+    if host not in LOCAL and api_key is None:
         click.echo(f"warning: {host} may be reached by others, and there is no --api-key", err=True)
     try:
         uvicorn.run(server.app, host=host, port=port, log_level="warning", timeout_keep_alive=30, server_header=False)

@@ -64,7 +64,7 @@ class Guard:
         if self._local and (host if host.endswith("]") else host.rpartition(":")[0] or host) not in _LOCAL:
             return 421, "this server answers to localhost only; --host makes it answer to others"
         given = headers.get(b"authorization", b"")
-        if self._key is not None and path.startswith("/v1") and not secrets.compare_digest(given, self._key):
+        if self._key is not None and path.startswith(("/v1", "/api")) and not secrets.compare_digest(given, self._key):
             return 401, "the API key is missing or wrong"
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > self._limits.body:

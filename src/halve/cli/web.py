@@ -1,0 +1,93 @@
+"""``halve web``: pages in the browser, and models behind OpenAI's API in the same process."""
+
+import os
+import socket
+import sys
+import webbrowser
+from typing import TYPE_CHECKING
+
+import click
+
+from halve.cli.parameter import ACTIVATIONS, LOCAL
+from halve.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from halve.runtime.packed.kernels import Mode
+
+
+@click.command()
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
+@click.option("--api-key", envvar="HALVE_API_KEY", help="Pages and clients must send it.  [env: HALVE_API_KEY]")
+@click.option(
+    "--act", type=click.Choice(ACTIVATIONS), default="bf16", show_default=True, help="How activations multiply."
+)
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads that compute.  [default: all cores]")
+@click.option("--open/--no-open", "opened", default=None, help="Open a browser.  [default: where there is a screen]")
+def command(
+    *,
+    paths: tuple[str, ...],
+    host: str,
+    port: int,
+    api_key: str | None,
+    act: "Mode",
+    threads: int | None,
+    opened: bool | None,
+) -> None:
+    """Show number formats, plans and reports in the browser; talk to the models PATH... side by side.
+
+    The same process serves the models as OpenAI's API, as `halve serve` does, within its default limits. Without a
+    PATH every page but Talk works. The pages come from this machine alone, which alone can reach them, unless --host
+    says otherwise; then give it an --api-key. Needs the extra `web`.
+
+    \b
+    halve web
+    halve web halve-demo/bf16 halve-demo/nvfp4a16
+    """
+    try:
+        import uvicorn
+
+        from halve.serve.app import Server
+        from halve.web.app import add_pages
+    except ImportError as error:
+        raise UnsupportedError(
+            f"the pages need {error.name}, which is not installed", hint="pip install 'halve[web]'"
+        ) from None
+    from halve.serve.load import load_all
+
+    models = load_all(paths, mode=act, threads=threads)
+    for name, model in models.items():
+        click.echo(f"{name}: {model.engine}", err=True)
+    if host not in LOCAL and api_key is None:
+        click.echo(f"warning: {host} may be reached by others, and there is no --api-key", err=True)
+    with _listening(host, port) as listener:
+        server = Server(models, api_key=api_key, local=host in LOCAL)
+        add_pages(server)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        click.echo(f"halve web: {address}  (Ctrl-C ends it)")
+        if _screen() if opened is None else opened:
+            webbrowser.open(address)
+        config = uvicorn.Config(server.app, log_level="warning", timeout_keep_alive=30, server_header=False)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            server.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket at which the browser may knock before the server is there. Raises UnsupportedError."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UnsupportedError(
+            f"{host}:{port} cannot be listened at: {error.strerror}", hint="--port 0 takes any free port"
+        ) from None
+
+
+def _screen() -> bool:
+    """Whether somebody sits here who would see a browser open."""
+    return sys.stdout.isatty() and (
+        sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    )

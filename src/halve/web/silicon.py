@@ -1,0 +1,5 @@
+"""Data of the page Silicon."""
+
+from fastapi import APIRouter
+
+router = APIRouter(prefix="/silicon")
