@@ -4,11 +4,13 @@ import http.client
 import json
 import threading
 import time
+import urllib.request
 from contextlib import contextmanager
 
 import uvicorn
 
 from halve.serve.app import Server
+from halve.web.app import add_pages
 
 
 class Client:
@@ -28,6 +30,11 @@ class Client:
             return response.status, response.read().decode()
         finally:
             connection.close()
+
+    def headers(self, path):
+        """Those of an answer, by their names in small letters."""
+        with urllib.request.urlopen(f"http://localhost:{self.port}{path}", timeout=30) as response:
+            return {name.lower(): value for name, value in response.headers.items()}
 
     def post(self, path, body, **headers):
         """Status and the JSON answer."""
@@ -54,9 +61,11 @@ class Client:
 
 
 @contextmanager
-def serving(models, **options):
-    """Serve ``models`` by name."""
+def serving(models, *, pages=False, **options):
+    """Serve ``models`` by name; ``pages``: and those of `halve web`."""
     server = Server(models, **options)
+    if pages:
+        add_pages(server)
     running = uvicorn.Server(uvicorn.Config(server.app, port=0, log_level="critical", ws="none", lifespan="off"))
     thread = threading.Thread(target=running.run)
     thread.start()

@@ -23,7 +23,7 @@ COMMANDS = {
     "inspect": "List the tensors of a checkpoint, and how they are quantized",
     "run": "Talk to a model in the terminal",
     "serve": "Serve models over HTTP, as OpenAI's API",
-    "web": "Show formats, plans and reports in the browser, and talk to models side by side",
+    "web": "Look at formats, plans and reports in the browser, and talk",
     "bench": "Time reading and writing, beside what the memory could give",
     "edge": "Bring ONNX models to the integers of small processors",
     "plan": "Say which machines serve or train a model, how fast, at what cost",

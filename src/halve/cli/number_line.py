@@ -1,13 +1,11 @@
 """The numbers of a format on an axis, drawn with characters."""
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from math import floor, log2
 
 from halve.formats import Float, Format
-from halve.formats.value import at_rank, ranks
+from halve.formats.value import below, smallest_positive
 
 DENSITY = ((16, "█"), (4, "▌"), (2, "┃"), (1, "│"))  # at least so many numbers in a column -> its mark
 LEGEND = "│ one number, ┃ 2-3, ▌ 4-15, █ 16 or more; ╌ subnormal"
@@ -24,7 +22,7 @@ def linear(fmt: Format, width: int) -> list[str]:
 
 def logarithmic(fmt: Format, width: int) -> list[str]:
     """Marks, axis and labels of the positive numbers, a factor of two always as wide."""
-    low, high = log2(_smallest_positive(fmt)), log2(fmt.max)
+    low, high = log2(smallest_positive(fmt)), log2(fmt.max)
     step = (high - low) / (width - 1) or 1.0  # a format may have one positive number (int2)
     marks = _marks(fmt, [2 ** min(low + (column - 0.5) * step, 1023.0) for column in range(width + 1)])
     subnormal = round((log2(fmt.smallest_normal) - low) / step) if isinstance(fmt, Float) else 0
@@ -36,7 +34,7 @@ def overview(formats: Sequence[Format], width: int) -> Iterator[str]:
     """One bar a format, from its smallest positive to its largest number, on a common logarithmic axis."""
     names = max(len(fmt.name) for fmt in formats)
     width -= names + 1
-    ends = [(_smallest_positive(fmt), fmt) for fmt in formats]
+    ends = [(smallest_positive(fmt), fmt) for fmt in formats]
     low, high = log2(min(smallest for smallest, _ in ends)), log2(max(fmt.max for fmt in formats))
 
     def column(x: float) -> int:
@@ -51,14 +49,9 @@ def overview(formats: Sequence[Format], width: int) -> Iterator[str]:
     yield " " * (names + 1) + _labels(powers, width)
 
 
-def _smallest_positive(fmt: Format) -> float:
-    numbers = ranks(fmt)
-    return at_rank(fmt, numbers[bisect_right(numbers, 0.0, key=partial(at_rank, fmt))])
-
-
 def _marks(fmt: Format, edges: list[float]) -> str:
-    """A mark for how many numbers lie between each two edges; formats with 2^32 numbers are bisected, not listed."""
-    before = [bisect_left(ranks(fmt), edge, key=partial(at_rank, fmt)) for edge in edges]
+    """A mark for how many numbers lie between each two edges."""
+    before = [below(fmt, edge) for edge in edges]
     counts = [after - count for count, after in pairwise(before)]
     return "".join(next((mark for least, mark in DENSITY if count >= least), " ") for count in counts)
 

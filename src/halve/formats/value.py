@@ -3,6 +3,8 @@
 `halve.codecs.reference` computes the same for arrays; a test holds the two equal on every code.
 """
 
+from bisect import bisect_left, bisect_right
+from functools import partial
 from math import inf, ldexp, nan
 from typing import Literal
 
@@ -87,6 +89,17 @@ def at_rank(fmt: Format, rank: int) -> float:
             else:
                 magnitude = ldexp((1 << fmt.mantissa) + fraction, field - fmt.bias - fmt.mantissa)
             return -magnitude if rank < 0 else magnitude
+
+
+def below(fmt: Format, x: float) -> int:
+    """How many finite numbers are less than ``x``. Formats of 2^32 numbers are bisected, not listed."""
+    return bisect_left(ranks(fmt), x, key=partial(at_rank, fmt))
+
+
+def smallest_positive(fmt: Format) -> float:
+    """The finite number next above zero."""
+    numbers = ranks(fmt)
+    return at_rank(fmt, numbers[bisect_right(numbers, 0.0, key=partial(at_rank, fmt))])
 
 
 def neighbours(fmt: Format, code: int) -> tuple[float | None, float | None]:
