@@ -50,6 +50,11 @@ class KvCache(Context):
         empty = np.empty((2, kv_heads, 0, head_dim), np.float32)
         self._pairs: list[Array] = [empty] * layers
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the positions that there is room for."""
+        return sum(pair.nbytes for pair in self._pairs)
+
     def extend(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
         """Store ``keys`` and ``values`` [kv_heads, T, head_dim] of the next T tokens; return all that ``layer`` has.
 

@@ -154,7 +154,7 @@ class WholeResponse(Response):
 
 
 class StreamResponse(Response):
-    """An answer as server-sent events; an error that comes after the beginning is one of them."""
+    """The `chunks` of an answer as server-sent events; an error that comes after the beginning is one of them."""
 
     def __init__(self, answer: Answer, failure: Callable[[HalveError], Response]) -> None:
         super().__init__()

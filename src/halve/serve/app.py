@@ -86,14 +86,17 @@ class Server:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "halve", **about}
 
     async def _chat(self, asked: openai.ChatRequest, request: Request) -> Response:
+        return self._respond(asked, [await self.chat_job(asked, request)], chat=True, echo=())
+
+    async def chat_job(self, asked: openai.ChatRequest, request: Request) -> Job:
+        """What ``asked`` is for the scheduler. Raises UnsupportedError, UnknownNameError."""
         asked.check()
         model = self._named(asked.model)
         # Templates and tokenizers take their time, and have none of their own to give to others.
         prompt = await asyncio.to_thread(_chat_prompt, model, [message.plain() for message in asked.messages])
         alternatives = (asked.top_logprobs or 0) if asked.logprobs else None
         wanted = asked.max_completion_tokens or asked.max_tokens
-        job = self._job(asked, request, prompt, max_tokens=self._bounded(wanted, model, prompt), scored=alternatives)
-        return self._respond(asked, [job], chat=True, echo=())
+        return self._job(asked, request, prompt, max_tokens=self._bounded(wanted, model, prompt), scored=alternatives)
 
     async def _completions(self, asked: openai.CompletionRequest, request: Request) -> Response:
         asked.check()

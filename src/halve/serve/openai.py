@@ -20,9 +20,9 @@ def _encodable(text: str) -> str:
     return text
 
 
-_Text = Annotated[str, AfterValidator(_encodable)]
+Text = Annotated[str, AfterValidator(_encodable)]
 _Token = Annotated[int, Field(ge=0, lt=1 << 31)]
-_Stop = Annotated[_Text, Field(min_length=1, max_length=256)]
+_Stop = Annotated[Text, Field(min_length=1, max_length=256)]
 _Alternatives = Annotated[int, Field(ge=0, le=20)]
 _UNSUPPORTED = (
     "tools",
@@ -46,7 +46,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: Annotated[_Text, Field(max_length=1024)]
+    model: Annotated[Text, Field(max_length=1024)]
     max_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
@@ -75,14 +75,14 @@ class Part(BaseModel):
     """A part of a message."""
 
     type: Literal["text"]
-    text: _Text
+    text: Text
 
 
 class Message(BaseModel):
     """One turn of a chat."""
 
-    role: Annotated[_Text, Field(max_length=64)]
-    content: _Text | list[Part]
+    role: Annotated[Text, Field(max_length=64)]
+    content: Text | list[Part]
 
     def plain(self) -> dict[str, str]:
         """As chat templates want it."""
@@ -102,7 +102,7 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """POST /v1/completions."""
 
-    prompt: _Text | list[_Token] | list[_Text] | list[list[_Token]]
+    prompt: Text | list[_Token] | list[Text] | list[list[_Token]]
     logprobs: _Alternatives | None = None
     echo: bool | None = False
 

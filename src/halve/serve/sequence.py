@@ -31,6 +31,7 @@ class Sequence:
         self.outcome = ""  # done or failed, once it has ended
         self.reserved = len(job.prompt) + job.max_tokens  # positions
         self.new_tokens = 0
+        self.step_seconds = 0.0  # of the steps that drew them; other models' steps in between do not count
         self.next_token = 0  # drawn, and not yet read
         self.cache: Any = None
         self._receive = receive
@@ -134,6 +135,7 @@ def step(sequences: Iterable[Sequence]) -> None:
 
     A packed model reads its weights once for all of them; the reference path, once for each.
     """
+    began = perf_counter()
     group = list(sequences)
     model = group[0].model
     tokens = [sequence.next_token for sequence in group]
@@ -146,3 +148,6 @@ def step(sequences: Iterable[Sequence]) -> None:
         rows = [model.logits(np.array([token], np.int64), cache)[-1] for token, cache in pairs]
     for sequence, logits in zip(group, rows, strict=True):
         sequence.accept(logits)
+    seconds = perf_counter() - began
+    for sequence in group:
+        sequence.step_seconds += seconds

@@ -8,10 +8,11 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from halve.errors import BusyError, ExpiredError, HalveError, UnknownNameError
+from halve.errors import HalveError
 from halve.serve.app import Server
 from halve.serve.guard import Message, Receive, Scope, Send
 from halve.web import formats, plan, report, silicon, talk
+from halve.web.failure import body, failure
 
 _STATIC = Path(__file__).parent / "static"
 # Nothing but this server's own files: no inline script, no other host. The hash is that of the one style element that
@@ -67,31 +68,11 @@ async def _index(request: Request) -> Response:
     return FileResponse(_STATIC / "index.html", headers=headers)
 
 
-def failure(error: HalveError) -> JSONResponse:
-    """An error as the pages show it: what went wrong, and what to do about it."""
-    match error:
-        case UnknownNameError():
-            status = 404
-        case BusyError():
-            status = 429
-        case ExpiredError():
-            status = 408
-        case _:  # whatever the work is, it was asked for by name or value in the request
-            status = 400
-    return JSONResponse(error_body(str(error), hint=error.hint, kind=type(error).__name__), status)
-
-
-def error_body(message: str, *, hint: str, kind: str) -> dict[str, dict[str, str]]:
-    """The body of every answer of ``/api`` that is an error."""
-    return {"error": {"message": message, "hint": hint, "kind": kind}}
-
-
 def _invalid(error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:]) or "body"
-    body = error_body(f"{where}: {first['msg']}"[:1000], hint="", kind="RequestError")
-    return JSONResponse(body, 400)
+    return JSONResponse(body(f"{where}: {first['msg']}"[:1000]), 400)
 
 
 def _refused(error: HTTPException) -> JSONResponse:
-    return JSONResponse(error_body(str(error.detail), hint="", kind="RequestError"), error.status_code)
+    return JSONResponse(body(str(error.detail)), error.status_code)
