@@ -42,8 +42,8 @@ def oracles(session: nox.Session, tool: str) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """The report in a real browser. Needs Debian's chromium."""
-    session.install(".[demo,test]", env=NATIVE)
+    """Reports and the pages of `halve web` in a real browser. Needs Debian's chromium and fonts-noto-cjk."""
+    session.install(".[demo,web,test]", "playwright==1.65.*", "axe-playwright-python==0.1.8", env=NATIVE)
     session.run("pytest", "-q", "tests/browser", env=NATIVE)
 
 

@@ -1,6 +1,7 @@
 // Charts by Observable Plot, drawn again for every width, each with its numbers as a table.
 
-import { h, table } from "./dom.js";
+import { ApiError } from "./api.js";
+import { h, problem, table } from "./dom.js";
 import { common } from "./i18n.js";
 
 export const SERIES = Array.from({ length: 8 }, (_, i) => `var(--series-${i + 1})`);
@@ -36,7 +37,13 @@ export function chart({ label, caption, draw, head, rows, legend = [], signal })
     const width = Math.floor(entry.contentRect.width);
     if (!width || width === drawn) return;
     drawn = width;
-    const drawing = draw(await plot(), width);
+    const found = await plot().catch(() => null);
+    if (!found) {
+      canvas.replaceChildren(problem(new ApiError(common("unreachable"), common("unreachable_hint"))));
+      return;
+    }
+    const drawing = draw(found, width);
+    for (const part of drawing.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label"); // the parts of an image have no names
     drawing.setAttribute("role", "img");
     drawing.setAttribute("aria-label", label);
     canvas.replaceChildren(drawing);

@@ -27,6 +27,7 @@ function talk(state, models) {
   const wanted = state.list("models", models.slice(0, 3).map((model) => model.name));
   let panels = [];
   let asking = null;
+  let frame = null;
 
   const chips = h("fieldset", { class: "chips" }, h("legend", {}, t("models", { most: TOGETHER })), models.map((model) =>
     h("label", {}, h("input", { type: "checkbox", value: model.name, checked: wanted.includes(model.name), onchange: choose }), model.name)));
@@ -78,8 +79,9 @@ function talk(state, models) {
       for await (const event of api.events("talk", question, mine)) {
         if (event.error && !event.model) throw new api.ApiError(event.error.message, event.error.hint);
         panels.find((panel) => panel.model.name === event.model)?.take(event);
-        compare();
+        frame ??= requestAnimationFrame(compare); // words are told apart no more often than they are drawn
       }
+      compare();
       announce([t("done"), ...panels.map((panel) => panel.said)].join(" "));
     } catch (error) {
       if (error.name === "AbortError") announce(t("stopped"));
@@ -97,6 +99,8 @@ function talk(state, models) {
 
   /** Mark where each answer first leaves the words of the first model's, and where that is first left. */
   function compare() {
+    cancelAnimationFrame(frame);
+    frame = null;
     const answers = panels.filter((panel) => !panel.failed && (panel.text || panel.ended));
     const [reference, ...others] = answers;
     if (!reference) return;
@@ -107,7 +111,7 @@ function talk(state, models) {
       const at = firstDifference(first, own, reference.ended && panel.ended);
       panel.mark(own, at);
       panel.note(at === null ? (reference.ended && panel.ended ? t("agree", { name: reference.model.name }) : "")
-        : t("differ", { name: reference.model.name, count: count(own, at) }));
+        : t("differ", { name: reference.model.name, place: count(own, at) + 1 }));
       if (at !== null && (earliest === null || at < earliest)) earliest = at;
     }
     reference.mark(first, earliest);
