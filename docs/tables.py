@@ -9,7 +9,7 @@ from halve.hardware.overview import overview
 from halve.schemes import SCHEMES
 
 ENVIRONMENT = {
-    "HALVE_API_KEY": "What clients of `halve serve` must send; `--api-key` by another way.",
+    "HALVE_API_KEY": "What clients of `halve serve` and `halve web` must send; `--api-key` by another way.",
     "HALVE_CACHE": "Where downloaded models lie; default `$XDG_CACHE_HOME/halve`, or `~/.cache/halve`.",
     "HALVE_DEBUG": "1: errors come with a traceback.",
     "HALVE_ISA": "The newest instruction set to use: `scalar`, `avx2` or `avx512`. To find mistakes, and for tests.",

@@ -41,7 +41,7 @@ export function becomes(state, facts, look) {
       title: t("look", { name: one.format }) }, one.format);
     const lost = typeof one.relative_error === "number" ? Math.abs(one.relative_error) : 1;
     const same = one.error === 0;
-    return [open, h("span", { class: "mono" }, one.exact.length > 32 ? short(one.value) : one.exact),
+    return [open, h("span", { class: "mono wrap" }, one.exact.length > 32 ? short(one.value) : one.exact),
       same ? h("span", { class: "good" }, t("exact")) : percent(one.relative_error),
       h("span", { class: "bar", "aria-hidden": "true" }, h("i", { style: { width: `${same ? 0 : width(lost)}%` } })),
       coded(fact, one.fields)];
