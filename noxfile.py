@@ -73,7 +73,8 @@ def wheel(session: nox.Session) -> None:
 def serve(session: nox.Session) -> None:
     """The server beside its clients: openai's, lm-eval's, and schemathesis, which tries to break it."""
     session.install(".[serve,test]", "openai", "lm-eval[api]", "transformers==5.17.0", "schemathesis>=4", env=NATIVE)
-    session.run("pytest", "-q", "tests/unit/test_serve.py", "tests/clients/test_serve.py", env=NATIVE)
+    tests = ("tests/unit/test_serve.py", "tests/clients/test_serve.py", "tests/clients/test_web.py")
+    session.run("pytest", "-q", *tests, env=NATIVE)
 
 
 @nox.session

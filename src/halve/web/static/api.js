@@ -62,6 +62,16 @@ export async function get(path, parameters = {}, { signal } = {}) {
   return (await send(`api/${path}${query.size ? `?${query}` : ""}`, { signal })).json();
 }
 
+/** Signals of one request after another: each ends the one before, so that no late answer overtakes a newer question. */
+export function turns(signal) {
+  let last = null;
+  return () => {
+    last?.abort();
+    last = new AbortController();
+    return { signal: AbortSignal.any([last.signal, signal]) };
+  };
+}
+
 function posted(body, signal) {
   return { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" }, signal };
 }

@@ -1,10 +1,11 @@
 // Charts by Observable Plot, drawn again for every width, each with its numbers as a table.
 
 import { ApiError } from "./api.js";
-import { h, problem, table } from "./dom.js";
+import { disclosure, h, problem, table } from "./dom.js";
 import { common } from "./i18n.js";
 
 export const SERIES = Array.from({ length: 8 }, (_, i) => `var(--series-${i + 1})`);
+export const TIP = { fill: "var(--surface)", stroke: "var(--line)" }; // options of Plot.tip
 
 let library;
 
@@ -16,7 +17,13 @@ function script(path) {
 
 /** Observable Plot, fetched when the first chart is drawn. */
 export function plot() {
-  library ??= script("static/vendor/d3.min.js").then(() => script("static/vendor/plot.min.js")).then(() => globalThis.Plot);
+  library ??= script("static/vendor/d3.min.js")
+    .then(() => script("static/vendor/plot.min.js"))
+    .then(() => globalThis.Plot)
+    .catch(() => {
+      library = null; // the next chart tries again
+      throw new ApiError(common("unreachable"), common("unreachable_hint"));
+    });
   return library;
 }
 
@@ -24,31 +31,31 @@ export function plot() {
  * A figure: `draw(Plot, width)` returns the drawing; `label` is what a screen reader says of it; `caption` explains it;
  * `rows` under `head` are its numbers. `legend`: [text, colour] pairs. Colours: SERIES, or var(--...) of style.css.
  */
-export function chart({ label, caption, draw, head, rows, legend = [], signal }) {
+export function chart({ label, caption, draw, head, rows, legend = [] }) {
   const canvas = h("div", { class: "canvas" });
-  const numbers = h("details", {}, h("summary", {}, common("numbers")), table(head, rows, { caption: label, numeric: head.map((_, i) => i).slice(1) }));
   const figure = h("figure", { class: "chart" },
     h("figcaption", {}, h("strong", {}, label), caption && h("span", {}, caption)),
     legend.length > 0 && h("ul", { class: "legend" }, legend.map(([text, colour]) =>
       h("li", {}, h("i", { style: { background: colour } }), text))),
-    canvas, numbers);
+    canvas,
+    disclosure(common("numbers"), label, table(head, rows, { caption: label, numeric: head.map((_, i) => i).slice(1) })));
   let drawn = 0;
   const observer = new ResizeObserver(async ([entry]) => {
+    if (!canvas.isConnected) observer.disconnect();
     const width = Math.floor(entry.contentRect.width);
     if (!width || width === drawn) return;
     drawn = width;
-    const found = await plot().catch(() => null);
-    if (!found) {
-      canvas.replaceChildren(problem(new ApiError(common("unreachable"), common("unreachable_hint"))));
-      return;
+    try {
+      const drawing = draw(await plot(), width);
+      // The parts of an image have no names of their own.
+      for (const part of drawing.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
+      drawing.setAttribute("role", "img");
+      drawing.setAttribute("aria-label", label);
+      canvas.replaceChildren(drawing);
+    } catch (error) {
+      canvas.replaceChildren(problem(error));
     }
-    const drawing = draw(found, width);
-    for (const part of drawing.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label"); // the parts of an image have no names
-    drawing.setAttribute("role", "img");
-    drawing.setAttribute("aria-label", label);
-    canvas.replaceChildren(drawing);
   });
   observer.observe(canvas);
-  signal?.addEventListener("abort", () => observer.disconnect());
   return figure;
 }

@@ -62,6 +62,15 @@ export function table(head, rows, { caption, numeric = [] } = {}) {
         i ? h("td", { class: side(i) }, cell) : h("th", { scope: "row", class: side(i) }, cell)))))));
 }
 
+const opened = new Set();
+
+/** `content` under a summary that opens it; what has been opened as `key` stays so when it is made again. */
+export function disclosure(summary, key, content) {
+  const details = h("details", { open: opened.has(key) }, h("summary", {}, summary), content);
+  details.addEventListener("toggle", () => (details.open ? opened.add(key) : opened.delete(key)));
+  return details;
+}
+
 /** Say `text` to a screen reader, when it has time. */
 export function announce(text) {
   document.getElementById("live").textContent = text;

@@ -1,7 +1,7 @@
 // What a number becomes in each format.
 
 import * as api from "../../api.js";
-import { debounce, field, h, problem, select, table } from "../../dom.js";
+import { announce, debounce, field, h, problem, select, table } from "../../dom.js";
 import { coded, percent, short } from "./number.js";
 
 const ROUNDINGS = ["nearest_even", "toward_zero", "away_from_zero", "stochastic"];
@@ -10,7 +10,7 @@ const FAMILIES = { float: ["float", "codebook"], integer: ["integer"] };
 /** `look(name, code)` opens the bits of a code. */
 export function becomes(state, facts, look) {
   const { t } = state;
-  const result = h("div", { "aria-live": "polite", "aria-atomic": "false" });
+  const result = h("div");
   const exact = h("p", { class: "mono muted small wrap" });
   const input = h("input", { value: state.get("x", "0.1"), inputmode: "text", autocomplete: "off", spellcheck: "false",
     oninput: (event) => { state.set({ x: event.target.value }); later(); } });
@@ -19,14 +19,17 @@ export function becomes(state, facts, look) {
   const family = select(Object.keys(FAMILIES).map((name) => [name, t(`family_${name}`)]), state.get("family", "float"),
     (value) => { state.set({ family: value }); update(); });
 
+  const turn = api.turns(state.signal);
+
   async function update() {
     const shown = FAMILIES[state.get("family", "float")] ?? FAMILIES.float;
     try {
-      const found = await api.get("formats/cast", { x: input.value, rounding: rounding.value }, state);
+      const found = await api.get("formats/cast", { x: input.value, rounding: rounding.value }, turn());
       exact.textContent = t("exactly", { value: found.exact });
       const rows = found.formats.map((one, i) => [one, facts[i]]).filter(([, fact]) => shown.includes(fact.family));
       result.replaceChildren(table([t("format"), t("becomes"), t("error"), "", t("bits")],
         rows.map(([one, fact]) => row(one, fact)), { caption: t("becomes_caption"), numeric: [2] }));
+      announce(t("becomes_done", { number: input.value }));
     } catch (error) {
       if (error.name === "AbortError") return;
       exact.textContent = "";

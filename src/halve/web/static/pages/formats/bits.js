@@ -19,14 +19,15 @@ export function bits(state, facts) {
     return facts.filter((one) => families.includes(one.family)).map((one) => one.name);
   }
 
+  const turn = api.turns(state.signal);
+
   async function update(focused) {
     const limit = 2 ** fact.bits;
     code = ((Math.trunc(code) % limit) + limit) % limit;
     state.set({ format: fact.name, code });
     draw(focused);
     try {
-      const found = await api.get("formats/code", { name: fact.name, code }, state);
-      if (found.code !== code || found.format !== fact.name) return; // an older question
+      const found = await api.get("formats/code", { name: fact.name, code }, turn());
       answer.replaceChildren(...explanation(found));
       announce(`${found.exact}, ${t(`kind_${found.kind}`)}`);
     } catch (error) {

@@ -1,8 +1,8 @@
 // A block of numbers under its scale: codes, scale, error.
 
 import * as api from "../../api.js";
-import { chart } from "../../chart.js";
-import { debounce, field, h, problem, select, table } from "../../dom.js";
+import { TIP, chart } from "../../chart.js";
+import { debounce, disclosure, field, h, problem, select, table } from "../../dom.js";
 import { short } from "./number.js";
 
 export function block(state, schemes) {
@@ -19,15 +19,15 @@ export function block(state, schemes) {
   const rules = h("div");
   const largestField = field(t("tensor_largest"), largest, t("largest_hint"));
 
+  const turn = api.turns(state.signal);
+
   async function update() {
     const asked = { scheme: scheme.value, numbers: numbers.value, seed: seed.value || 0, largest: largest.value, rule: state.get("rule") || null };
     try {
-      const found = await api.get("formats/block", asked, state);
+      const found = await api.get("formats/block", asked, turn());
       numbers.placeholder = found.elements.map((one) => one.input).join(", ");
       largestField.hidden = found.tensor_scale === null;
-      rules.hidden = found.rules.length < 2;
-      rules.replaceChildren(...(found.rules.length > 1 ? [field(t("rule"), select(
-        found.rules.map((name) => [name, t(`rule_${name}`)]), found.rule, (value) => { state.set({ rule: value }); update(); }))] : []));
+      offerRules(found);
       result.replaceChildren(summary(found), drawing(found), codes(found));
     } catch (error) {
       if (error.name !== "AbortError") result.replaceChildren(problem(error));
@@ -35,9 +35,17 @@ export function block(state, schemes) {
   }
   const later = debounce(update);
 
+  function offerRules(found) {
+    rules.hidden = found.rules.length < 2;
+    if (rules.dataset.of === found.rules.join()) return; // a control in use stays where it is
+    rules.dataset.of = found.rules.join();
+    rules.replaceChildren(field(t("rule"), select(found.rules.map((name) => [name, t(`rule_${name}`)]), found.rule,
+      (value) => { state.set({ rule: value }); update(); })));
+  }
+
   function summary(found) {
     const fact = (key, value) => h("div", {}, h("dt", {}, t(key)), h("dd", {}, value));
-    const scales = found.scales.map((one) => h("div", { class: "mono" }, `${short(one.value)}`, " ", h("span", { class: "bits small" }, h("span", { class: "exponent" }, one.fields))));
+    const scales = found.scales.map((one) => h("div", { class: "mono" }, `${short(one.value)}`, " ", h("span", { class: "bits small" }, h("span", { class: "exponent" }, one.fields.replaceAll("|", " ")))));
     return h("dl", { class: "facts" },
       fact("scale", [scales, h("small", {}, found.scale_format)]),
       found.minima && fact("minimum", found.minima.map((one) => h("div", { class: "mono" }, short(one.value)))),
@@ -51,7 +59,6 @@ export function block(state, schemes) {
     const size = found.block_size;
     const levels = (found.levels ?? []).flatMap((held, i) => held.map((y) => ({ y, x1: i * size + 0.5, x2: Math.min((i + 1) * size, points.length) + 0.5 })));
     return chart({
-      signal: state.signal,
       label: t("block_label"),
       caption: t(found.levels ? "block_caption" : "block_caption_fine"),
       legend: [[t("was"), "var(--muted)"], [t("is"), "var(--accent)"]],
@@ -67,6 +74,7 @@ export function block(state, schemes) {
           Plot.ruleX(points, { x: "place", y1: "input", y2: "value", stroke: "var(--bad)", strokeWidth: 2, strokeOpacity: 0.7 }),
           Plot.dot(points, { x: "place", y: "input", stroke: "var(--muted)", strokeWidth: 1.8, fill: "var(--surface)", r: 4 }),
           Plot.dot(points, { x: "place", y: "value", fill: "var(--accent)", r: 4 }),
+          Plot.tip(points, Plot.pointerX({ x: "place", y: "value", title: (one) => `${one.input} → ${short(one.value)}`, ...TIP })),
         ],
       }),
     });
@@ -75,8 +83,8 @@ export function block(state, schemes) {
   function codes(found) {
     const rows = found.elements.map((one, i) => [String(i + 1), String(one.input), h("span", { class: "bits" }, h("span", { class: "value" }, one.fields.replaceAll("|", " "))),
       short(one.element), short(one.value), short(one.error)]);
-    return h("details", {}, h("summary", {}, t("block_codes")), table(
-      ["#", t("was"), t("code"), t("element_value"), t("is"), t("difference")], rows, { caption: t("block_codes"), numeric: [1, 3, 4, 5] }));
+    const head = ["#", t("was"), t("code"), t("element_value"), t("is"), t("difference")];
+    return disclosure(t("block_codes"), "block_codes", table(head, rows, { caption: t("block_codes"), numeric: [1, 3, 4, 5] }));
   }
 
   update();

@@ -1,7 +1,7 @@
 // Number lines, ranges and precision of the formats that are compared.
 
 import * as api from "../../api.js";
-import { SERIES, chart } from "../../chart.js";
+import { SERIES, TIP, chart } from "../../chart.js";
 import { debounce, field, h, problem, select } from "../../dom.js";
 import { short } from "./number.js";
 
@@ -36,6 +36,8 @@ export function lines(state, facts) {
       oninput: debounce((event) => { state.set({ [key]: event.target.value }); drawLine(); }, 250) });
   }
 
+  const lineTurn = api.turns(state.signal), precisionTurn = api.turns(state.signal);
+
   async function guarded(place, work) {
     if (!names.length) {
       place.replaceChildren(h("p", { class: "muted" }, t("compare_none")));
@@ -50,14 +52,14 @@ export function lines(state, facts) {
 
   const drawLine = () => guarded(line, async () => {
     const logarithmic = axis.value === "log";
-    const found = await api.get("formats/line", { names, low: low.value, high: high.value, logarithmic }, state);
+    const found = await api.get("formats/line", { names, low: low.value, high: high.value, logarithmic }, lineTurn());
     return numberLine(state, found, logarithmic, colour);
   });
 
   function update() {
     drawLine();
     guarded(range, async () => ranges(state, facts.filter((fact) => names.includes(fact.name)), colour));
-    guarded(precision, async () => errors(state, await api.get("formats/precision", { names }, state), colour));
+    guarded(precision, async () => errors(state, await api.get("formats/precision", { names }, precisionTurn()), colour));
   }
 
   update();
@@ -68,7 +70,7 @@ export function lines(state, facts) {
     line, range, precision);
 }
 
-function numberLine({ t, signal }, found, logarithmic, colour) {
+function numberLine({ t }, found, logarithmic, colour) {
   const [{ low, high }] = found;
   const ticks = found.flatMap((one) => (one.values ?? []).map((value) => ({ format: one.format, value })));
   const columns = found.flatMap((one) => (one.counts ?? []).map((count, i, all) => {
@@ -76,7 +78,6 @@ function numberLine({ t, signal }, found, logarithmic, colour) {
     return { format: one.format, x1: at(i), x2: at(i + 1), density: count };
   })).filter((column) => column.density > 0);
   return chart({
-    signal,
     label: t("line_label"),
     caption: t("line_caption"),
     head: [t("format"), t("line_total"), t("line_values")],
@@ -90,15 +91,15 @@ function numberLine({ t, signal }, found, logarithmic, colour) {
         Plot.ruleY(found, { y: "format", stroke: "var(--line)" }),
         Plot.rect(columns, { x1: "x1", x2: "x2", y: "format", fill: (one) => colour(one.format), fillOpacity: "density", inset: 0 }),
         Plot.tickX(ticks, { x: "value", y: "format", stroke: (one) => colour(one.format), strokeWidth: 1.6 }),
+        Plot.tip(ticks, Plot.pointer({ x: "value", y: "format", title: (one) => `${one.format}: ${short(one.value)}`, ...TIP })),
       ],
     }),
   });
 }
 
-function ranges({ t, signal }, facts, colour) {
+function ranges({ t }, facts, colour) {
   const rows = facts.map((fact) => ({ ...fact, full: fact.smallest_normal ?? fact.smallest_positive }));
   return chart({
-    signal,
     label: t("range_label"),
     caption: t("range_caption"),
     head: [t("format"), t("smallest"), t("smallest_normal"), t("largest")],
@@ -115,10 +116,9 @@ function ranges({ t, signal }, facts, colour) {
   });
 }
 
-function errors({ t, signal }, found, colour) {
+function errors({ t }, found, colour) {
   const points = found.flatMap((one) => one.magnitudes.map((x, i) => ({ format: one.format, x, error: one.errors[i] })));
   return chart({
-    signal,
     label: t("precision_label"),
     caption: t("precision_caption"),
     legend: found.map((one) => [one.format, colour(one.format)]),
@@ -128,7 +128,10 @@ function errors({ t, signal }, found, colour) {
       width, height: 320, marginLeft: 64, marginRight: 24, clip: true,
       x: { type: "log", domain: [1e-9, 1e9], label: t("magnitude"), ticks: Math.min(9, width / 80), tickFormat: power },
       y: { type: "log", domain: [1e-6, 1], label: t("relative_error"), grid: true, tickFormat: (y) => `${Number((100 * y).toPrecision(1))} %`, ticks: 6 },
-      marks: [Plot.line(points, { x: "x", y: "error", z: "format", stroke: (one) => colour(one.format), strokeWidth: 1.8 })],
+      marks: [
+        Plot.line(points, { x: "x", y: "error", z: "format", stroke: (one) => colour(one.format), strokeWidth: 1.8 }),
+        Plot.tip(points, Plot.pointer({ x: "x", y: "error", title: (one) => `${one.format}, ${short(one.x)}: ${short(100 * one.error)} %`, ...TIP })),
+      ],
     }),
   });
 }
