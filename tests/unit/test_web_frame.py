@@ -15,6 +15,7 @@ pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
 from tiny.server import serving
 
 STATIC = files("halve.web") / "static"
+VENDOR = STATIC / "vendor"
 TEXTS = sorted(file.name for file in (STATIC / "text/en").iterdir())
 
 
@@ -44,19 +45,27 @@ def test_nothing_comes_from_elsewhere_and_no_page_frames_it(client):
         assert headers["x-content-type-options"] == "nosniff"
         assert "access-control-allow-origin" not in headers
     for file in (file for kind in ("js", "css", "html") for file in STATIC.rglob(f"*.{kind}")):
-        if file.parent.name == "vendor":
+        if file.parent == VENDOR:
             continue
         assert not re.findall(r"https?://(?!www\.w3\.org/)", file.read_text()), file
         assert "innerHTML" not in file.read_text(), file
 
 
 def test_the_policy_admits_the_style_of_the_chart_library(client):
-    library = (STATIC / "vendor/plot.min.js").read_text()
+    library = (VENDOR / "plot.min.js").read_text()
     name = re.search(r'"(plot-[0-9a-f]{6})"', library)[1]
     style = re.search(r'append\("style"\)\.text\(`(:where\(\.\$\{c\}\).*?)`', library)[1]
     style = style.replace("${c}", name).replace("\\n", "\n")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"'sha256-{digest}'" in client.headers("/")["content-security-policy"]
+
+
+def test_files_of_others_are_as_they_were_published():
+    listed = re.findall(r"^\| (\S+\.js) \|.*\| ([0-9a-f]{64}) \|$", (VENDOR / "README.md").read_text(), re.MULTILINE)
+    assert sorted(name for name, _ in listed) == sorted(file.name for file in VENDOR.glob("*.js"))
+    for name, digest in listed:
+        assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == digest
+        assert (VENDOR / name.replace(".min.js", ".LICENSE")).is_file()
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -84,3 +93,15 @@ def test_the_key_of_the_server_is_that_of_the_data(client):
         assert locked.request("GET", "/api/formats")[0] == 401
         assert locked.request("GET", "/api/formats", authorization="Bearer secret")[0] == 200
     assert client.request("GET", "/api/formats", host="evil.example")[0] == 421
+
+
+def test_a_fault_of_ours_is_said_in_words(client, monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("halve.formats.info.describe_all", broken)
+    status, body = client.request("GET", "/api/formats")
+    assert status == 500
+    assert json.loads(body)["error"]["message"] == "internal error: ZeroDivisionError"
+    monkeypatch.undo()
+    assert client.request("GET", "/api/formats")[0] == 200

@@ -40,6 +40,7 @@ def add_pages(server: Server) -> None:
     data.exception_handler(HalveError)(lambda _, error: failure(error))
     data.exception_handler(RequestValidationError)(lambda _, error: _invalid(error))
     data.exception_handler(HTTPException)(lambda _, error: _refused(error))
+    data.exception_handler(Exception)(lambda _, error: _broken(error))
     server.api.mount("/api", _Headed(data))
     server.api.mount("/static", _Headed(StaticFiles(directory=_STATIC), _CACHING))
     server.api.get("/", include_in_schema=False)(_index)
@@ -76,3 +77,9 @@ def _invalid(error: RequestValidationError) -> JSONResponse:
 
 def _refused(error: HTTPException) -> JSONResponse:
     return JSONResponse(body(str(error.detail)), error.status_code)
+
+
+def _broken(error: Exception) -> JSONResponse:
+    """A fault of halve; the server's log has the traceback."""
+    kind, hint = type(error).__name__, "this is a fault of halve: please report what its terminal says"
+    return JSONResponse(body(f"internal error: {kind}", hint=hint, kind=kind), 500)

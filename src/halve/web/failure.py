@@ -26,6 +26,6 @@ def said(error: HalveError) -> dict[str, str]:
     return {"message": str(error), "hint": error.hint, "kind": type(error).__name__}
 
 
-def body(message: str) -> dict[str, Any]:
-    """The body of an answer to what was no request at all."""
-    return {"error": {"message": message, "hint": "", "kind": "RequestError"}}
+def body(message: str, *, hint: str = "", kind: str = "RequestError") -> dict[str, Any]:
+    """The body of an answer to what was no request at all, or of another ``kind``."""
+    return {"error": {"message": message, "hint": hint, "kind": kind}}

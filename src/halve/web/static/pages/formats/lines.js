@@ -117,6 +117,7 @@ function ranges({ t }, facts, colour) {
 }
 
 function errors({ t }, found, colour) {
+  const least = 10 ** Math.floor(Math.log10(Math.min(...found.flatMap((one) => one.errors))));
   const points = found.flatMap((one) => one.magnitudes.map((x, i) => ({ format: one.format, x, error: one.errors[i] })));
   return chart({
     label: t("precision_label"),
@@ -127,7 +128,7 @@ function errors({ t }, found, colour) {
     draw: (Plot, width) => Plot.plot({
       width, height: 320, marginLeft: 64, marginRight: 24, clip: true,
       x: { type: "log", domain: [1e-9, 1e9], label: t("magnitude"), ticks: Math.min(9, width / 80), tickFormat: power },
-      y: { type: "log", domain: [1e-6, 1], label: t("relative_error"), grid: true, tickFormat: (y) => `${Number((100 * y).toPrecision(1))} %`, ticks: 6 },
+      y: { type: "log", domain: [least, 1], label: t("relative_error"), grid: true, tickFormat: (y) => `${short(Number((100 * y).toPrecision(1)))} %`, ticks: 6 },
       marks: [
         Plot.line(points, { x: "x", y: "error", z: "format", stroke: (one) => colour(one.format), strokeWidth: 1.8 }),
         Plot.tip(points, Plot.pointer({ x: "x", y: "error", title: (one) => `${one.format}, ${short(one.x)}: ${short(100 * one.error)} %`, ...TIP })),
