@@ -56,12 +56,12 @@ def command(
         ) from None
     from halve.serve.load import load_all
 
-    models = load_all(paths, mode=act, threads=threads)
-    for name, model in models.items():
-        click.echo(f"{name}: {model.engine}", err=True)
     if host not in LOCAL and api_key is None:
         click.echo(f"warning: {host} may be reached by others, and there is no --api-key", err=True)
     with _listening(host, port) as listener:
+        models = load_all(paths, mode=act, threads=threads)
+        for name, model in models.items():
+            click.echo(f"{name}: {model.engine}", err=True)
         server = Server(models, api_key=api_key, local=host in LOCAL)
         add_pages(server)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
@@ -88,6 +88,5 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _screen() -> bool:
     """Whether somebody sits here who would see a browser open."""
-    return sys.stdout.isatty() and (
-        sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
-    )
+    screen = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    return screen and sys.stdout.isatty()

@@ -172,7 +172,7 @@ class Scheduler:
         """Give back its positions, and the memory of its cache."""
         self._running.remove(sequence)
         self._reserved -= sequence.reserved
-        sequence.cache = None
+        sequence.release()
 
     def _record(self, sequence: Sequence, outcome: str) -> None:
         name, metrics = sequence.job.model, self._metrics

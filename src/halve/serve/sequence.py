@@ -34,6 +34,7 @@ class Sequence:
         self.step_seconds = 0.0  # of the steps that drew them; other models' steps in between do not count
         self.next_token = 0  # drawn, and not yet read
         self.cache: Any = None
+        self._cache_bytes = 0
         self._receive = receive
         self._events: list[Event] = []  # to be delivered
         self._read = 0
@@ -47,6 +48,17 @@ class Sequence:
     def reading(self) -> bool:
         """Whether some of the prompt has not been read."""
         return self._read < len(self.job.prompt)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of its cache, or of the one that it had. Any thread may ask."""
+        cache = self.cache
+        return self._cache_bytes if cache is None else int(cache.nbytes)
+
+    def release(self) -> None:
+        """Give back the memory of its cache."""
+        self._cache_bytes = self.cache_bytes
+        self.cache = None
 
     def read(self) -> None:
         """Read the next chunk of the prompt; after the last one, draw the first token."""

@@ -97,14 +97,13 @@ class Comparison(Answer):
                     yield counts | {"error": said(error)}
 
     def _counts(self, index: int) -> dict[str, Any]:
-        """Tokens, the seconds of the steps after the first of them, and the bytes of the cache while there is one."""
+        """Tokens so far, the seconds of the steps after the first of them, the bytes of the cache."""
         running = self._running[index]
-        cache = running.cache  # the scheduler's thread may let go of it
         return {
             "prompt_tokens": len(running.job.prompt),
             "tokens": running.new_tokens,
             "seconds": running.step_seconds,
-            "kv_bytes": None if cache is None else cache.nbytes,
+            "cache_bytes": running.cache_bytes,
         }
 
 

@@ -39,7 +39,7 @@ export class Panel {
     if (event.tokens !== undefined) {
       this.count.textContent = String(event.tokens);
       if (event.tokens > 1 && event.seconds > 0) this.speed.textContent = this.t("per_second", { rate: rate((event.tokens - 1) / event.seconds) });
-      if (event.kv_bytes) this.cache.textContent = bytes(event.kv_bytes);
+      if (event.cache_bytes) this.cache.textContent = bytes(event.cache_bytes);
     }
     if (event.end) this.finish(this.t(`end_${event.end}`));
     if (event.error) {
