@@ -16,7 +16,8 @@ def lines(path):
 def test_stages_rates_and_the_most_memory(tmp_path):
     source, log = llama.write(tmp_path / "source"), tmp_path / "log.jsonl"
     halve.quantize(source, tmp_path / "out", "nvfp4a16", log=log)
-    begin, *stages, end = lines(log)
+    begin, *between, end = lines(log)
+    stages = [line for line in between if line["event"] == "stage"]
     assert (begin["event"], begin["scheme"], begin["source"]) == ("begin", "nvfp4a16", str(source))
     assert [stage["stage"] for stage in stages] == ["quantize with rtn", "finish"]
     read = stages[0]
@@ -26,6 +27,19 @@ def test_stages_rates_and_the_most_memory(tmp_path):
     assert 20e6 < stages[0]["max_rss"] <= end["max_rss"] < 4e9
     halve.quantize(source, tmp_path / "other", "w8a8", log=log)
     assert [line["event"] for line in lines(log)].count("end") == 2
+
+
+def test_the_log_holds_what_the_bar_shows(tmp_path):
+    source, log, bar = llama.write(tmp_path / "source"), tmp_path / "log.jsonl", []
+    halve.quantize(source, tmp_path / "out", "nvfp4a16", log=log, progress=bar.append)
+    events = [line for line in lines(log) if line["event"] in ("start", "progress")]
+    assert [line["stage"] for line in events if line["event"] == "start"] == ["quantize with rtn", "finish"]
+    said = [(line["done"], line["total"], line["tensor"]) for line in events if line["event"] == "progress"]
+    shown = [(state.done, state.total, state.tensor) for state in bar]
+    assert set(said) <= set(shown)
+    assert said[0] == shown[0]
+    assert said[-1] == shown[-1]
+    assert len(said) < len(shown)
 
 
 def test_a_failure_says_why(tmp_path):

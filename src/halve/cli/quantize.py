@@ -53,7 +53,7 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, MACHINE, SCHEME, TOOL, TRANSF
 )
 @click.option("--cluster", metavar="auto|ADDRESS", help="Let a Ray cluster do it; with --dry-run a number of machines.")
 @click.option("--resume", is_flag=True, help="Go on with a job that was interrupted, or start it.")
-@click.option("--log", type=click.Path(path_type=Path), metavar="FILE", help="Append stages and rates as JSON lines.")
+@click.option("--log", type=click.Path(path_type=Path), metavar="FILE", help="Append stages and progress, as JSON.")
 @click.option("--dry-run", is_flag=True, help="Print what would happen to each tensor, and the size; write nothing.")
 @json_option
 def command(

@@ -3,10 +3,13 @@
 | event | says |
 |---|---|
 | ``begin`` | the version of halve, source, out, and what was asked for |
+| ``start`` | a stage that begins: its name, and where it reads the source, bytes |
+| ``progress`` | what the bar shows: bytes of the source done and to do, the tensor; at most once a second |
 | ``stage`` | a stage that is done: its name, seconds, and where it reads the source, bytes and bytes a second |
 | ``end`` | ok, or the kind of error and its message; seconds, and the most memory that the process has held, in bytes |
 
-A job that is resumed goes on in the same file. The library's own messages are the business of `logging`.
+A job that is resumed goes on in the same file. `halve.pipeline.job_state` reads it, also while it grows. The library's
+own messages are the business of `logging`.
 """
 
 import json
@@ -20,6 +23,9 @@ from typing import Any, Self
 
 from halve.errors import OutputError
 from halve.pipeline.memory import peak
+from halve.pipeline.progress import Progress, ProgressCallback
+
+_PROGRESS_SECONDS = 1.0  # between two lines of progress: an hour is half a megabyte
 
 
 class JobLog:
@@ -40,10 +46,28 @@ class JobLog:
     def stage(self, name: str, nbytes: int | None = None) -> Iterator[None]:
         """Log what is done inside as the stage ``name``, which reads ``nbytes`` of the source."""
         began = perf_counter()
+        self._put("start", stage=name, **({} if nbytes is None else {"bytes": nbytes}))
         yield
         seconds = perf_counter() - began
         read = {} if nbytes is None else {"bytes": nbytes, "bytes_per_second": round(nbytes / max(seconds, 1e-9))}
         self._put("stage", stage=name, seconds=round(seconds, 3), **read, max_rss=peak())
+
+    def watched(self, callback: ProgressCallback | None) -> ProgressCallback | None:
+        """``callback``, which from now on is also told to the log; None where nobody listens."""
+        if self._path is None:
+            return callback
+        said = -_PROGRESS_SECONDS
+
+        def tell(state: Progress) -> None:
+            nonlocal said
+            now = perf_counter()
+            if now - said >= _PROGRESS_SECONDS or state.done >= state.total:
+                said = now
+                self._put("progress", done=state.done, total=state.total, tensor=state.tensor)
+            if callback is not None:
+                callback(state)
+
+        return tell
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

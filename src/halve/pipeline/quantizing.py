@@ -202,7 +202,7 @@ class Quantizing:
         self.crew = crew
         self.log = log
         self.buffers = crew.buffers()
-        self.meter = Meter(sum(t.source.nbytes for t in job.tensors), progress)
+        self.meter = Meter(sum(t.source.nbytes for t in job.tensors), log.watched(progress))
 
     def run(self, output: Output, shard_bytes: int, began: float) -> QuantizeResult:
         """Write all that is left to ``output``, which is the sink, and finish it."""

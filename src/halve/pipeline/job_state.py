@@ -1,0 +1,151 @@
+"""How far a job is: read out of its log (`halve.pipeline.job_log`), also while it runs."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from halve.errors import UnsupportedError
+
+_RATE_SECONDS = 30.0  # over which the rate is taken
+_LINE = 1 << 20  # bytes of a line, at most
+_POINTS = 240  # of the curve, at most: more than a picture shows
+_HINT = "name the FILE of a `halve quantize ... --log FILE`"
+
+
+@dataclass(slots=True)
+class Stage:
+    """A part of the job; ``seconds`` is None while it runs."""
+
+    name: str
+    began: datetime
+    nbytes: int | None  # of the source that it reads
+    seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        rate = self.nbytes / max(self.seconds, 1e-9) if self.nbytes is not None and self.seconds is not None else None
+        return {"name": self.name, "seconds": self.seconds, "bytes": self.nbytes, "bytes_per_second": rate}
+
+
+@dataclass(slots=True)
+class JobState:
+    """The last job of a log. ``curve``: bytes done at times; it begins anew with every stage that reads the source."""
+
+    said: dict[str, Any]  # what it was asked for
+    began: datetime
+    heard: datetime  # its last line
+    stages: list[Stage] = field(default_factory=list)
+    curve: list[tuple[datetime, int]] = field(default_factory=list)
+    total: int | None = None
+    tensor: str = ""
+    max_rss: int | None = None
+    end: dict[str, Any] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not said that it ended: it may have been killed."""
+        return self.end is None
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes a second of late; None where that cannot be told."""
+        late = [(time, done) for time, done in self.curve if (self.heard - time).total_seconds() <= _RATE_SECONDS]
+        if len(late) < 2:
+            late = self.curve[-2:]
+        if len(late) < 2:
+            return None
+        seconds = (late[-1][0] - late[0][0]).total_seconds()
+        return (late[-1][1] - late[0][1]) / seconds if seconds > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the stage that reads the source, at this rate."""
+        if not self.running or not self.curve or self.total is None or not self.rate:
+            return None
+        return (self.total - self.curve[-1][1]) / self.rate
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Go on to the next line. Raises KeyError, TypeError or ValueError for what no log holds."""
+        self.heard = datetime.fromisoformat(event["time"])
+        self.max_rss = event.get("max_rss", self.max_rss)
+        match event["event"]:
+            case "start":
+                self.stages.append(Stage(str(event["stage"]), self.heard, event.get("bytes")))
+                if "bytes" in event:
+                    self.curve, self.total = [], None
+            case "progress":
+                self.curve.append((self.heard, int(event["done"])))
+                self.total, self.tensor = int(event["total"]), str(event["tensor"])
+            case "stage":
+                stage = next((one for one in reversed(self.stages) if one.name == event["stage"]), None)
+                if stage is None:  # of a halve that did not log beginnings
+                    stage = Stage(str(event["stage"]), self.heard, event.get("bytes"))
+                    self.stages.append(stage)
+                stage.seconds = float(event["seconds"])
+            case "end":
+                self.end = {name: event.get(name) for name in ("ok", "error", "message", "seconds")}
+
+    def to_json(self, now: datetime | None = None) -> dict[str, Any]:
+        """As JSON-ready values; ``silent_seconds`` have passed since the last line."""
+        step = -(-len(self.curve) // _POINTS) or 1
+        shown = self.curve[::step] if step == 1 or not self.curve else [*self.curve[:-1:step], self.curve[-1]]
+        now = datetime.now(UTC) if now is None else now
+        return {
+            "asked": {name: self.said.get(name) for name in ("halve", "source", "out", "scheme", "resume")},
+            "began": self.began.isoformat(),
+            "seconds": (self.heard - self.began).total_seconds(),
+            "silent_seconds": max(0.0, (now - self.heard).total_seconds()),
+            "running": self.running,
+            "stages": [stage.to_json() for stage in self.stages],
+            "done": self.curve[-1][1] if self.curve else None,
+            "total": self.total,
+            "tensor": self.tensor,
+            "bytes_per_second": self.rate if self.running else None,
+            "seconds_left": self.seconds_left,
+            "max_rss": self.max_rss,
+            "curve": [[(time - self.began).total_seconds(), done] for time, done in shown],
+            "end": self.end,
+        }
+
+
+def read(path: Path) -> JobState:
+    """The last job that ``path`` tells of. A line that is still being written is left for the next time.
+
+    Raises UnsupportedError where there is no such file, or it is no log of a job.
+    """
+    try:
+        with path.open("rb") as file:
+            return _folded(map(json.loads, _lines(file)))
+    except IsADirectoryError:
+        raise UnsupportedError(f"{path} is a folder", hint=_HINT) from None
+    except OSError as error:
+        raise UnsupportedError(f"{path}: {error.strerror}", hint=_HINT) from None
+    except (KeyError, TypeError, ValueError):
+        raise UnsupportedError(f"{path} is not the log of a job", hint=_HINT) from None
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Whole lines. Raises ValueError for one that is too long for a log: another file, perhaps a large one."""
+    while (line := file.readline(_LINE)).endswith(b"\n"):
+        yield line
+    if len(line) == _LINE:
+        raise ValueError("not a log")
+
+
+def _folded(events: Iterable[Any]) -> JobState:
+    """Raises ValueError where no job begins."""
+    state = None
+    for event in events:
+        if event["event"] == "begin":
+            time = datetime.fromisoformat(event["time"])
+            state = JobState(event, time, time)
+        elif state is None:
+            raise ValueError("no job begins here")
+        else:
+            state.add(event)
+    if state is None:
+        raise ValueError("no job begins here")
+    return state
