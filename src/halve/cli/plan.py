@@ -15,6 +15,7 @@ from halve.cli.parameter import DURATION, SCHEME, TOKENS, json_option
 @click.option("--tpot", type=DURATION, help="Most time between two tokens: 50ms.")
 @click.option("--context", type=TOKENS, default="9k", show_default=True, help="Tokens of a request, written ones too.")
 @click.option("--output", type=TOKENS, default="1k", show_default=True, help="Tokens that are written.")
+@click.option("--batch", type=click.IntRange(1, 65536), help="Requests at once, all groups.  [default: what pays]")
 @click.option("--train", "training", is_flag=True, help="Plan training instead: memory and time in four precisions.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page that opens offline.")
 @json_option
@@ -27,6 +28,7 @@ def command(
     tpot: float | None,
     context: int,
     output: int,
+    batch: int | None,
     training: bool,
     html: Path | None,
     as_json: bool,
@@ -46,8 +48,8 @@ def command(
     from halve.plan.train import train
 
     if training:
-        if html or ttft or tpot or schemes:
-            raise click.UsageError("--train has no --html, --ttft, --tpot and --scheme")
+        if html or ttft or tpot or schemes or batch:
+            raise click.UsageError("--train has no --html, --ttft, --tpot, --batch and --scheme")
         trained = train(model, hardware=hardware or ("B200", "VR200-NVL72"))
         show(trained, as_json=as_json, note=trained.summary)
         return
@@ -56,7 +58,14 @@ def command(
 
         page.check(html)
     found = serve(
-        model, hardware=hardware or ("all",), scheme=schemes, ttft=ttft, tpot=tpot, context=context, output=output
+        model,
+        hardware=hardware or ("all",),
+        scheme=schemes,
+        ttft=ttft,
+        tpot=tpot,
+        context=context,
+        output=output,
+        batch=batch,
     )
     if html is not None:
         plan_page.write(html, found)

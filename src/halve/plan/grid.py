@@ -1,5 +1,6 @@
 """Every cut and batch of one machine and precision that fits into memory, with its times, in arrays."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,9 +104,17 @@ def _fitting(
     for parallel in candidates(shape, machine):
         local = device_weights(by_role, parallel, weights=weights)
         each = cache_bytes(shape, precision, request.prompt + request.output, parallel.tp) / parallel.pp
-        for batch in (1,) if hosted else _BATCHES:
+        for batch in _batches(parallel, request.batch, hosted=hosted):
             held = Memory(local, int(batch * each), workspace_bytes(shape, batch, parallel.tp, chunk), reserve)
             if held.total > capacity:
                 break
             found.append((parallel, batch, held))
     return found
+
+
+def _batches(parallel: Parallel, asked: int | None, *, hosted: bool) -> Iterable[int]:
+    """Sequences of a group to try, ascending: powers of two, or its share of what is asked for; hosted ones take 1."""
+    if asked is None:
+        return (1,) if hosted else _BATCHES
+    size, left = divmod(asked, parallel.dp)
+    return () if left or (hosted and size > 1) else (size,)

@@ -75,6 +75,7 @@ class Option:
             "tpot_s": self.tpot,
             "tpot_p10_p90_s": [self.tpot * low, self.tpot * high],
             "tokens_per_second": self.tokens_per_second,
+            "tokens_per_second_p10_p90": [self.tokens_per_second / high, self.tokens_per_second / low],
             "tokens_per_second_per_user": 1 / self.tpot,
             "tokens_per_second_per_device": self.per_device,
             "binding": self.binding,

@@ -104,6 +104,7 @@ class ServingPlan:
                 "output": self.request.output,
                 "ttft_s": self.request.ttft,
                 "tpot_s": self.request.tpot,
+                "batch": self.request.batch,
                 "utilisation": self.request.utilisation,
             },
             "options": [option.to_json() for option in self.options],
@@ -121,17 +122,20 @@ def serve(
     tpot: float | None = None,
     context: int = CONTEXT + OUTPUT,
     output: int = OUTPUT,
+    batch: int | None = None,
     utilisation: float = UTILISATION,
 ) -> ServingPlan:
     """Plan how to serve ``model`` (folder, GGUF, config.json, ``org/name`` or a published name).
 
     ``hardware``: names, ``all``, or ``this`` for the machine that this runs on. ``ttft``, ``tpot``: limits in seconds.
-    ``context`` tokens hold the prompt and ``output``. Raises UnknownNameError, and PlanError with what would fit
-    where nothing does.
+    ``context`` tokens hold the prompt and ``output``; ``batch`` requests run at once, all groups together, by default
+    as many as pay. Raises UnknownNameError, and PlanError with what would fit where nothing does.
     """
     for name in scheme:
         schemes.get(name)
-    request = Request(prompt=context - output, output=output, ttft=ttft, tpot=tpot, utilisation=utilisation)
+    request = Request(
+        prompt=context - output, output=output, ttft=ttft, tpot=tpot, batch=batch, utilisation=utilisation
+    )
     names = [hardware] if isinstance(hardware, str) else list(hardware)
     chosen: dict[str, Machine] = {}
     for name in names:
@@ -146,15 +150,17 @@ def serve(
     if not meeting:
         raise _refused(what.shape, request, chosen, found, scheme)
     there, able = {o.machine.name for o in meeting}, {o.machine.name for o in found}
-    left = [(n, _why(m, late=n in able)) for n, m in chosen.items() if n not in there]
+    left = [(n, _why(m, request, late=n in able)) for n, m in chosen.items() if n not in there]
     return ServingPlan(model=str(model), subject=what, request=request, options=tuple(meeting), left=tuple(left))
 
 
-def _why(machine: Machine, *, late: bool) -> str:
+def _why(machine: Machine, request: Request, *, late: bool) -> str:
     if late:
         return "misses the limits"
     if machine.bandwidth_gbs.value is None or machine.memory_gb.value is None:
         return "memory or bandwidth not known"
+    if machine.kind in HOSTED and (request.batch or 1) > 1:
+        return "planned for one request at a time only"
     return "does not fit, or has none of the schemes"
 
 
@@ -180,12 +186,13 @@ def _refused(
         for machine in chosen.values()
         for precision in precisions(machine)
     }
+    at_once = f", {request.batch} requests at once," if request.batch else ""
     least = min(needs.items(), key=lambda item: item[1]) if needs else ("none", 0)
     fitting = search(shape, [m for m in machines().values() if m.kind not in HOSTED], request, only=scheme)
     would = sorted(fitting, key=lambda option: option.parallel.devices * option.capacity)[:3]
     hint = "; ".join(f"{o.parallel.devices} x {o.machine.name} in {o.precision.scheme.name}" for o in would)
     return PlanError(
-        f"{shape.name} with {request.prompt + request.output} tokens fits nowhere on {where}: "
+        f"{shape.name} with {request.prompt + request.output} tokens{at_once} fits nowhere on {where}: "
         f"its weights alone take {least[1] / 1e9:.3g} GB in {least[0]}",
         hint=f"would fit: {hint}" if hint else "no machine in the table holds it; shorten the context",
     )
