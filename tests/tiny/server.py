@@ -61,11 +61,11 @@ class Client:
 
 
 @contextmanager
-def serving(models, *, pages=False, **options):
-    """Serve ``models`` by name; ``pages``: and those of `halve web`."""
+def serving(models, *, pages=False, watched=(), **options):
+    """Serve ``models`` by name; ``pages``: and those of `halve web`, ``watched`` logs among them."""
     server = Server(models, **options)
     if pages:
-        add_pages(server)
+        add_pages(server, watched=watched)
     running = uvicorn.Server(uvicorn.Config(server.app, port=0, log_level="critical", ws="none", lifespan="off"))
     thread = threading.Thread(target=running.run)
     thread.start()

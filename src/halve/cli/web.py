@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import webbrowser
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     "--act", type=click.Choice(ACTIVATIONS), default="bf16", show_default=True, help="How activations multiply."
 )
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads that compute.  [default: all cores]")
+@click.option("--watch", type=click.Path(path_type=Path), multiple=True, help="The --log of a job; repeatable.")
 @click.option("--open/--no-open", "opened", default=None, help="Open a browser.  [default: where there is a screen]")
 def command(
     *,
@@ -33,6 +35,7 @@ def command(
     api_key: str | None,
     act: "Mode",
     threads: int | None,
+    watch: tuple[Path, ...],
     opened: bool | None,
 ) -> None:
     """Show number formats, plans and reports in the browser; talk to the models PATH... side by side.
@@ -44,6 +47,7 @@ def command(
     \b
     halve web
     halve web halve-demo/bf16 halve-demo/nvfp4a16
+    halve web --watch job.log    how far `halve quantize ... --log job.log` is
     """
     try:
         import uvicorn
@@ -63,7 +67,7 @@ def command(
         for name, model in models.items():
             click.echo(f"{name}: {model.engine}", err=True)
         server = Server(models, api_key=api_key, local=host in LOCAL)
-        add_pages(server)
+        add_pages(server, watched=watch)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
         click.echo(f"halve web: {address}  (Ctrl-C ends it)")
         if _screen() if opened is None else opened:

@@ -11,6 +11,7 @@ from halve.evaluate.drawing import BLUE, GREY, INK, PALE, ROW, VERMILION, Cell, 
 from halve.evaluate.estimate import Estimate
 from halve.evaluate.evaluation import Evaluation, Loss
 from halve.evaluate.labels import Point, sides
+from halve.evaluate.pareto import front
 from halve.formats import Codebook, Float, Format
 from halve.formats.info import exact
 from halve.formats.value import at_rank, ranks
@@ -207,11 +208,7 @@ def _sizes(evaluations: Sequence[Evaluation]) -> tuple[float, float]:
 
 def frontier(points: Sequence[tuple[Evaluation, Estimate]]) -> list[tuple[Evaluation, Estimate]]:
     """Those that lose less than all of their size or smaller (the Pareto front), the smallest first."""
-    best: list[tuple[Evaluation, Estimate]] = []
-    for e, estimate in sorted(points, key=lambda point: (point[0].bytes, point[1].mean)):
-        if not best or estimate.mean < best[-1][1].mean:
-            best.append((e, estimate))
-    return best
+    return [points[index] for index in front([(e.bytes, estimate.mean) for e, estimate in points])]
 
 
 def _frontier(figure: "Figure", col: int, points: Sequence[tuple[Evaluation, Estimate]]) -> None:

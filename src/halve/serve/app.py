@@ -42,7 +42,7 @@ class Server:
     ) -> None:
         for model in models.values():
             _ = model.tokenizer  # a server without one is of no use: say so now
-        self.limits = limits or Limits()
+        self.limits, self.local = limits or Limits(), local
         self.metrics = Metrics()
         self.scheduler = Scheduler(models, self.limits, self.metrics)
         self._created = int(time.time())

@@ -1,5 +1,6 @@
 """The pages: static files, and the data that they show, on the application of a server."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 from halve.errors import HalveError
 from halve.serve.app import Server
 from halve.serve.guard import Message, Receive, Scope, Send
-from halve.web import formats, plan, report, silicon, talk
+from halve.web import formats, plan, progress, report, silicon, talk
 from halve.web.failure import body, failure
 
 _STATIC = Path(__file__).parent / "static"
@@ -31,11 +32,14 @@ _HEADERS = [
 _CACHING = (b"cache-control", b"no-cache")  # ask again: a newer halve has newer files
 
 
-def add_pages(server: Server) -> None:
-    """Let ``server`` show the pages at ``/``, and answer their questions at ``/api``."""
+def add_pages(server: Server, *, watched: Iterable[Path] = ()) -> None:
+    """Let ``server`` show the pages at ``/``, and answer their questions at ``/api``.
+
+    ``watched`` are logs of jobs that the page Progress offers.
+    """
     data = FastAPI(title="halve web", docs_url=None, redoc_url=None)
-    data.state.server = server
-    for page in (formats, talk, plan, report, silicon):
+    data.state.server, data.state.watched = server, tuple(watched)
+    for page in (formats, talk, plan, report, silicon, progress):
         data.include_router(page.router)
     data.exception_handler(HalveError)(lambda _, error: failure(error))
     data.exception_handler(RequestValidationError)(lambda _, error: _invalid(error))
