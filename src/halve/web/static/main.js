@@ -4,7 +4,7 @@ import { h, problem, announce } from "./dom.js";
 import { LANGUAGES, choose, common, language, translator } from "./i18n.js";
 import { State } from "./state.js";
 
-const PAGES = ["formats", "talk", "plan", "report", "silicon"];
+const PAGES = ["formats", "talk", "plan", "report", "silicon", "progress"];
 const THEMES = ["auto", "light", "dark"];
 
 const main = document.getElementById("main");
