@@ -17,6 +17,8 @@ const USUAL = { model: "Llama-3.1-8B", context: 9216, output: 1024 };
 
 export async function render(root, state) {
   const { t } = state;
+  const later = debounce(update, 250);
+  let newest = "";
   const result = h("div", { class: "stack" });
   const support = h("div");
   root.append(h("header", {}, h("h1", {}, t("title")), h("p", { class: "lead" }, t("lead"))));
@@ -80,7 +82,7 @@ export async function render(root, state) {
     try {
       const found = await api.get("plan", asked, state);
       if (question !== newest) return;
-      result.replaceChildren(best(found), options(state, found.answer), curves(state, found.curves));
+      result.replaceChildren(options(state, found.answer), again(found), curves(state, found.curves));
       announce(t("found", { count: found.answer.options.length }));
     } catch (error) {
       if (error.name === "AbortError" || question !== newest) return;
@@ -89,13 +91,9 @@ export async function render(root, state) {
       result.removeAttribute("aria-busy");
     }
   }
-  let newest = "";
-  const later = debounce(update, 250);
-
-  function best({ command, answer }) {
+  function again({ command, answer }) {
     return h("section", { class: "card", "aria-labelledby": "again" },
-      h("header", {}, h("h2", { id: "again" }, answer.model.name),
-        h("p", {}, t("model_facts", { weights: digits(answer.model.weights / 1e9), active: digits(answer.model.active / 1e9) }))),
+      h("h2", { id: "again" }, t("again")),
       copyable(t("same_command"), command),
       copyable(t("same_link"), new URL(state.link(), location.href).href),
       answer.command && copyable(t("make_it"), answer.command));

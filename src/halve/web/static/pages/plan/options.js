@@ -11,8 +11,9 @@ const GB = 1e9;
 export function options(state, answer) {
   const { t } = state;
   const list = h("ol", { class: "options" });
-  const section = h("section", { class: "card", "aria-label": t("options") },
-    h("header", {}, h("h2", {}, t("options")), h("p", {}, t("options_lead"))),
+  const facts = answer.model.weights ? t("model_facts", { weights: digits(answer.model.weights / GB), active: digits(answer.model.active / GB) }) : "";
+  const section = h("section", { class: "card", "aria-label": t("options", { model: answer.model.name }) },
+    h("header", {}, h("h2", {}, t("options", { model: answer.model.name })), h("p", {}, facts, t("options_lead"))),
     h("ul", { class: "legend" }, PARTS.map(([name, colour]) =>
       h("li", {}, h("i", { style: { background: `var(${colour})` } }), t(`memory_${name}`)))),
     list, left(state, answer.left));
