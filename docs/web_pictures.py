@@ -2,6 +2,9 @@
 
     python docs/web_pictures.py http://127.0.0.1:8000 docs
 
+In the folder where it runs are the eval.json and inspect.json of that page. The picture of a job is taken while one runs
+whose --log the server watches; without one it is left out.
+
 Needs what `nox -s browser` needs.
 """
 
@@ -16,6 +19,10 @@ PICTURES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> page, how it is l
     "web-formats": ("formats", {"height": 1500}),
     "web-block": ("formats?scheme=mxfp4", {"height": 1130, "card": "block"}),
     "web-talk": ("talk", {"height": 1330, "button": "Ask"}),
+    "web-plan": ("plan?model=Llama-3.1-8B&hardware=H100-SXM,L4,B200&context=32768&tpot=0.05", {"height": 1130}),
+    "web-report": ("report", {"height": 1500, "files": ["eval.json", "inspect.json"], "card": "cost"}),
+    "web-silicon": ("silicon", {"height": 1010}),
+    "web-progress": ("progress", {"height": 900, "job": True}),
     "web-phone": (
         "formats?format=fp16&code=11878",
         {"width": 390, "height": 844, "dark": True, "chinese": True, "card": "bits"},
@@ -35,6 +42,12 @@ def take(browser: Browser, address: str, page: str, look: dict[str, Any], file: 
     shown.goto(f"{address}/#/{page}", wait_until="networkidle")
     if "button" in look:
         _press(shown, look["button"])
+    if "files" in look:
+        shown.set_input_files("input[type=file]", look["files"])
+        shown.locator("figure svg").first.wait_for()
+    if look.get("job") and not shown.locator("progress").count():
+        context.close()
+        return
     if "card" in look:
         shown.locator(f"[aria-labelledby={look['card']}]").evaluate("card => card.scrollIntoView()")
     shown.wait_for_timeout(500)

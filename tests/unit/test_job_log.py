@@ -42,6 +42,16 @@ def test_the_log_holds_what_the_bar_shows(tmp_path):
     assert len(said) < len(shown)
 
 
+def test_the_log_tells_of_calibration_by_layers(tmp_path):
+    talker, log = llama.write_talker(tmp_path / "source", "Ha"), tmp_path / "log.jsonl"
+    text = tmp_path / "text"
+    text.write_text("Ha " * 600)
+    halve.quantize(talker, tmp_path / "out", "w8a16", log=log, calibrate=[str(text)], algorithm="gptq")
+    layers = [line for line in lines(log) if line.get("unit") == "layers"]
+    assert [line["done"] for line in (layers[0], layers[-1])] == [0, layers[-1]["total"]]
+    assert next(line["stage"] for line in lines(log) if line["event"] == "start") == "calibrate"
+
+
 def test_a_failure_says_why(tmp_path):
     weights = llama.weights()
     weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")

@@ -22,7 +22,7 @@ def log(path, *events):
 
 
 def progress(done):
-    return {"event": "progress", "done": done, "total": 1000, "tensor": f"t{done}"}
+    return {"event": "progress", "done": done, "total": 1000, "unit": "bytes", "tensor": f"t{done}"}
 
 
 def test_a_job_under_way(tmp_path):
@@ -30,7 +30,7 @@ def test_a_job_under_way(tmp_path):
     state = job_state.read(log(tmp_path / "log", BEGIN, start, progress(100), progress(300), progress(500)))
     found = state.to_json(datetime(2026, 1, 1, 0, 0, 9, tzinfo=UTC))
     assert (found["done"], found["total"], found["tensor"]) == (500, 1000, "t500")
-    assert found["bytes_per_second"] == 200
+    assert found["per_second"] == 200
     assert found["seconds_left"] == 2.5
     assert (found["seconds"], found["silent_seconds"], found["running"]) == (4, 5, True)
     assert found["curve"] == [[2, 100], [3, 300], [4, 500]]
@@ -43,6 +43,9 @@ def test_the_rate_is_that_of_late_and_a_candidate_begins_anew(tmp_path):
     fast = [progress(10 + 20 * i) for i in range(1, 41)]
     state = job_state.read(log(tmp_path / "log", BEGIN, first, *slow, *fast))
     assert state.rate == pytest.approx(20)
+    state = job_state.read(log(tmp_path / "log", BEGIN, first, *slow, first))
+    assert state.curve[-1][1] == 10
+    assert state.seconds_left is None
     state = job_state.read(log(tmp_path / "log", BEGIN, first, *slow, first, progress(7)))
     assert [done for _, done in state.curve] == [7]
     assert state.rate is None

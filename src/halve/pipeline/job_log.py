@@ -4,7 +4,7 @@
 |---|---|
 | ``begin`` | the version of halve, source, out, and what was asked for |
 | ``start`` | a stage that begins: its name, and where it reads the source, bytes |
-| ``progress`` | what the bar shows: bytes of the source done and to do, the tensor; at most once a second |
+| ``progress`` | bytes of the source done and to do, and the tensor, as the bar shows; or layers; about once a second |
 | ``stage`` | a stage that is done: its name, seconds, and where it reads the source, bytes and bytes a second |
 | ``end`` | ok, or the kind of error and its message; seconds, and the most memory that the process has held, in bytes |
 
@@ -37,6 +37,7 @@ class JobLog:
     def __init__(self, path: Path | None, **begin: Any) -> None:
         self._path = path
         self._began = perf_counter()
+        self._told = -_PROGRESS_SECONDS  # when progress was last put down
         self._put("begin", **begin)
 
     def __enter__(self) -> Self:
@@ -46,6 +47,7 @@ class JobLog:
     def stage(self, name: str, nbytes: int | None = None) -> Iterator[None]:
         """Log what is done inside as the stage ``name``, which reads ``nbytes`` of the source."""
         began = perf_counter()
+        self._told = -_PROGRESS_SECONDS
         self._put("start", stage=name, **({} if nbytes is None else {"bytes": nbytes}))
         yield
         seconds = perf_counter() - began
@@ -56,18 +58,24 @@ class JobLog:
         """``callback``, which from now on is also told to the log; None where nobody listens."""
         if self._path is None:
             return callback
-        said = -_PROGRESS_SECONDS
 
         def tell(state: Progress) -> None:
-            nonlocal said
-            now = perf_counter()
-            if now - said >= _PROGRESS_SECONDS or state.done >= state.total:
-                said = now
-                self._put("progress", done=state.done, total=state.total, tensor=state.tensor)
+            self._progress(state.done, state.total, unit="bytes", tensor=state.tensor)
             if callback is not None:
                 callback(state)
 
         return tell
+
+    def layers(self, action: str, done: int, total: int) -> None:
+        """Log that ``done`` of ``total`` layers are done: the ``progress`` of `halve.pipeline.calibrate`."""
+        del action  # the stage says it
+        self._progress(done, total, unit="layers")
+
+    def _progress(self, done: int, total: int, **said: str) -> None:
+        now = perf_counter()
+        if now - self._told >= _PROGRESS_SECONDS or done >= total:
+            self._told = now
+            self._put("progress", done=done, total=total, **said)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -32,7 +32,7 @@ class Stage:
 
 @dataclass(slots=True)
 class JobState:
-    """The last job of a log. ``curve``: bytes done at times; it begins anew with every stage that reads the source."""
+    """The last job of a log. ``curve``: how many ``unit`` are done at times, in the last stage that tells of it."""
 
     said: dict[str, Any]  # what it was asked for
     began: datetime
@@ -40,9 +40,11 @@ class JobState:
     stages: list[Stage] = field(default_factory=list)
     curve: list[tuple[datetime, int]] = field(default_factory=list)
     total: int | None = None
+    unit: str = "bytes"
     tensor: str = ""
     max_rss: int | None = None
     end: dict[str, Any] | None = None
+    _anew: bool = False  # a stage has begun since the last progress
 
     @property
     def running(self) -> bool:
@@ -51,7 +53,7 @@ class JobState:
 
     @property
     def rate(self) -> float | None:
-        """Bytes a second of late; None where that cannot be told."""
+        """How many a second of late; None where that cannot be told."""
         late = [(time, done) for time, done in self.curve if (self.heard - time).total_seconds() <= _RATE_SECONDS]
         if len(late) < 2:
             late = self.curve[-2:]
@@ -62,8 +64,8 @@ class JobState:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of the stage that reads the source, at this rate."""
-        if not self.running or not self.curve or self.total is None or not self.rate:
+        """Of the stage, at this rate; None where that cannot be told."""
+        if not self.running or self._anew or not self.curve or self.total is None or not self.rate:
             return None
         return (self.total - self.curve[-1][1]) / self.rate
 
@@ -74,11 +76,12 @@ class JobState:
         match event["event"]:
             case "start":
                 self.stages.append(Stage(str(event["stage"]), self.heard, event.get("bytes")))
-                if "bytes" in event:
-                    self.curve, self.total = [], None
+                self._anew = True
             case "progress":
+                if self._anew:
+                    self.curve, self._anew = [], False
                 self.curve.append((self.heard, int(event["done"])))
-                self.total, self.tensor = int(event["total"]), str(event["tensor"])
+                self.total, self.unit, self.tensor = int(event["total"]), str(event["unit"]), event.get("tensor", "")
             case "stage":
                 stage = next((one for one in reversed(self.stages) if one.name == event["stage"]), None)
                 if stage is None:  # of a halve that did not log beginnings
@@ -102,8 +105,9 @@ class JobState:
             "stages": [stage.to_json() for stage in self.stages],
             "done": self.curve[-1][1] if self.curve else None,
             "total": self.total,
+            "unit": self.unit,
             "tensor": self.tensor,
-            "bytes_per_second": self.rate if self.running else None,
+            "per_second": self.rate if self.running else None,
             "seconds_left": self.seconds_left,
             "max_rss": self.max_rss,
             "curve": [[(time - self.began).total_seconds(), done] for time, done in shown],

@@ -182,8 +182,9 @@ def quantize(
             row = schemes.get(scheme)
             check_scheme(row, layouts.get(layout or default_layout(row)), checkpoint, calibrated=True)
             hessians = algorithm in (None, AUTO, "gptq")
-            with stages.stage("calibrate"):
-                stats = _gathered(workspace, checkpoint, calibrate, hessians=hessians, threads=threads, memory=memory)
+            stats = _gathered(
+                workspace, checkpoint, calibrate, hessians=hessians, threads=threads, memory=memory, log=stages
+            )
         statistics = None if stats is None else StatisticsFile(Path(stats))
         choices["statistics"] = statistics
         if statistics is not None:
@@ -224,11 +225,14 @@ def _gathered(
     hessians: bool,
     threads: int | None,
     memory: int | None,
+    log: JobLog,
 ) -> Path:
     """The statistics of ``texts``: those that the job had gathered when it was interrupted, or new ones."""
     path = workspace.path / "statistics.safetensors"
-    if not path.exists():
-        gather(checkpoint, path, texts=texts, hessians=hessians, threads=threads, memory=memory)
+    with log.stage("calibrate"):
+        if not path.exists():
+            told = log.layers
+            gather(checkpoint, path, texts=texts, hessians=hessians, threads=threads, memory=memory, progress=told)
     workspace.worth_keeping = True
     return path
 

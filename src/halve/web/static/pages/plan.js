@@ -18,7 +18,7 @@ const USUAL = { model: "Llama-3.1-8B", context: 9216, output: 1024 };
 export async function render(root, state) {
   const { t } = state;
   const later = debounce(update, 250);
-  let newest = "";
+  const turn = api.turns(state.signal);
   const result = h("div", { class: "stack" });
   const support = h("div");
   root.append(h("header", {}, h("h1", {}, t("title")), h("p", { class: "lead" }, t("lead"))));
@@ -75,21 +75,17 @@ export async function render(root, state) {
     for (const name of ["hardware", "scheme", "context", "output", "batch", "ttft", "tpot"]) {
       if (state.get(name)) asked[name] = state.get(name);
     }
-    const question = JSON.stringify(asked);
-    newest = question;
     support.replaceChildren(matrix(state, choices));
     result.setAttribute("aria-busy", "true");
     try {
-      const found = await api.get("plan", asked, state);
-      if (question !== newest) return;
+      const found = await api.get("plan", asked, turn());
       result.replaceChildren(options(state, found.answer), again(found), curves(state, found.curves));
       announce(t("found", { count: found.answer.options.length }));
     } catch (error) {
-      if (error.name === "AbortError" || question !== newest) return;
+      if (error.name === "AbortError") return;
       result.replaceChildren(problem(error));
-    } finally {
-      result.removeAttribute("aria-busy");
     }
+    result.removeAttribute("aria-busy");
   }
   function again({ command, answer }) {
     return h("section", { class: "card", "aria-labelledby": "again" },

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { announce, field, h, problem, s, select } from "../dom.js";
-import { bytes, duration, percent } from "../numbers.js";
+import { bytes, duration, percent, whole } from "../numbers.js";
 
 export const title = "title";
 
@@ -25,6 +25,7 @@ export async function render(root, state) {
         h("button", { class: "primary" }, t("watch")))),
     result);
 
+  const turn = api.turns(state.signal);
   let timer;
   let view = null;
   state.signal.addEventListener("abort", () => clearTimeout(timer));
@@ -40,8 +41,7 @@ export async function render(root, state) {
 
   async function look(named) {
     try {
-      const job = await api.get("progress/job", { path: named }, state);
-      if (named !== path.value) return;
+      const job = await api.get("progress/job", { path: named }, turn());
       if (view === null) {
         view = screen(state);
         result.replaceChildren(view.card);
@@ -73,6 +73,7 @@ function screen(state) {
   function show(job) {
     const { asked, end } = job;
     const part = job.total ? job.done / job.total : null;
+    const count = job.unit === "bytes" ? bytes : whole;
     head.textContent = t(end === null ? "running" : end.ok ? "finished" : "failed", { scheme: asked.scheme });
     line.textContent = `${asked.source} → ${asked.out}`;
     if (part === null && end === null) bar.removeAttribute("value");
@@ -81,8 +82,8 @@ function screen(state) {
     now.textContent = end === null ? job.tensor : "";
     verdict.replaceChildren(...said(job));
     facts.replaceChildren(...[
-      ["done", job.total && t("of", { done: bytes(job.done), total: bytes(job.total) })],
-      ["rate", job.bytes_per_second && t("per_second", { rate: bytes(job.bytes_per_second) })],
+      [`done_${job.unit}`, job.total && t("of", { done: count(job.done), total: count(job.total) })],
+      ["rate", job.unit === "bytes" && job.per_second && t("per_second", { rate: bytes(job.per_second) })],
       ["left", job.seconds_left !== null && duration(job.seconds_left)],
       ["elapsed", duration(end?.seconds ?? job.seconds + job.silent_seconds)],
       ["memory", job.max_rss && bytes(job.max_rss)],

@@ -1,8 +1,8 @@
 // Silicon: area against SQNR, the bits as the size of the dot, out of the measured table.
 
 import * as api from "../api.js";
-import { chart } from "../chart.js";
-import { field, h, select, table } from "../dom.js";
+import { TIP, chart } from "../chart.js";
+import { field, h, problem, select, table } from "../dom.js";
 import { labels } from "../labels.js";
 import { digits, whole } from "../numbers.js";
 
@@ -22,6 +22,7 @@ const SUFFIXES = { dot16_mx: "mx", dot16_nvfp4: "nv", fixed_mac: "fixed" };
 export function render(root, state) {
   const { t } = state;
   const result = h("div", { class: "stack" });
+  const turn = api.turns(state.signal);
   const choose = (name, values, fallback, prefix) => field(t(name), select(values.map((one) => [one, t(`${prefix}_${one}`)]),
     state.get(name, fallback), (value) => { state.set({ [name]: value === fallback ? null : value }); update(); }));
   root.append(
@@ -33,7 +34,14 @@ export function render(root, state) {
   return update();
 
   async function update() {
-    const found = await api.get("silicon", { data: state.get("data", "gaussian") }, state);
+    try {
+      draw(await api.get("silicon", { data: state.get("data", "gaussian") }, turn()));
+    } catch (error) {
+      if (error.name !== "AbortError") result.replaceChildren(problem(error));
+    }
+  }
+
+  function draw(found) {
     const cost = COSTS[state.get("cost", "area")] ?? COSTS.area;
     const units = CIRCUITS[state.get("circuit", "tile")] ?? CIRCUITS.tile;
     const shown = found.measured.filter((one) => units.includes(one.unit) && one.subnormals);
@@ -51,7 +59,6 @@ export function render(root, state) {
     const radius = (one) => 3 + one.bits * 0.55;
     const [low, high] = [0.85 * Math.min(...points.map((one) => one.x)), 1.3 * Math.max(...points.map((one) => one.x))];
     return h("section", { class: "card" }, chart({
-      signal: state.signal,
       label: t("picture", { cost: label }),
       caption: t(tiles ? "picture_tiles" : "picture_caption"),
       legend: FAMILIES.map(([name, of]) => [t(name), of]),
@@ -71,7 +78,7 @@ export function render(root, state) {
               fillOpacity: (one) => (one.best === false ? 0.06 : 0.4), strokeOpacity: (one) => (one.best === false ? 0.45 : 1) }),
             labels(Plot, points.map((one) => ({
               ...one, label: one.best === false ? "" : one.label, left: left(one.x), top: top(one.y), radius: radius(one) })), width),
-            Plot.tip(points, Plot.pointer({ x: "x", y: "y", fill: "var(--surface)", stroke: "var(--line)",
+            Plot.tip(points, Plot.pointer({ x: "x", y: "y", ...TIP,
               title: (one) => `${one.format}, ${one.unit}\n${label}: ${digits(one.x)}\n${t("sqnr")}: ${digits(one.sqnr_db)}\n${t("bits")}: ${digits(one.bits)}` })),
           ],
         });

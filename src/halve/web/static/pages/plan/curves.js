@@ -1,6 +1,6 @@
 // What a device writes over what each user sees.
 
-import { SERIES, chart } from "../../chart.js";
+import { SERIES, TIP, chart } from "../../chart.js";
 import { h } from "../../dom.js";
 import { digits } from "../../numbers.js";
 
@@ -11,7 +11,6 @@ export function curves(state, found) {
   const points = found.flatMap((one, i) => one.per_user.map((x, j) => ({ name: names[i], x, y: one.per_device[j] })));
   const colour = (name) => SERIES[names.indexOf(name)];
   return h("section", { class: "card" }, chart({
-    signal: state.signal,
     label: t("curves"),
     caption: t("curves_caption"),
     legend: names.map((name) => [name, colour(name)]),
@@ -24,7 +23,7 @@ export function curves(state, found) {
       marks: [
         Plot.line(points, { x: "x", y: "y", z: "name", stroke: (one) => colour(one.name), strokeWidth: 2, curve: "monotone-x" }),
         Plot.dot(points, { x: "x", y: "y", fill: (one) => colour(one.name), r: 3 }),
-        Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: (one) => `${one.name}\n${digits(one.x)} · ${digits(one.y)}`, fill: "var(--surface)", stroke: "var(--line)" })),
+        Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: (one) => `${one.name}\n${digits(one.x)} · ${digits(one.y)}`, ...TIP })),
       ],
     }),
   }));

@@ -1,8 +1,8 @@
 // What precisions lose for their size, and which layers lose it.
 
 import * as api from "../../api.js";
-import { chart } from "../../chart.js";
-import { field, h, select, table } from "../../dom.js";
+import { TIP, chart } from "../../chart.js";
+import { field, h, problem, select, table } from "../../dom.js";
 import { labels } from "../../labels.js";
 import { bytes, digits, percent } from "../../numbers.js";
 
@@ -16,6 +16,7 @@ const MARGIN = { left: 56, right: 24, top: 24, bottom: 36 };
 export async function evaluations(state, found) {
   const { t } = state;
   const picture = h("div");
+  const turn = api.turns(state.signal);
   const able = (name) => found.some((one) => LOSSES[name].of(one.losses[0]) !== null && LOSSES[name].of(one.losses[0]) !== undefined);
   const choose = (name, values, fallback) => field(t(name), select(values.map((one) => [one, t(`${name}_${one}`)]), state.get(name, fallback),
     (value) => { state.set({ [name]: value === fallback ? null : value }); draw(); }));
@@ -32,8 +33,12 @@ export async function evaluations(state, found) {
       picture.replaceChildren(h("p", { class: "note" }, t("nothing_to_draw")));
       return;
     }
-    const best = (await api.post("report/front", { points: points.map(({ x, y }) => [x, y]) }, state)).map((i) => points[i]);
-    picture.replaceChildren(cloud(points, best, size, loss));
+    try {
+      const front = await api.post("report/front", { points: points.map(({ x, y }) => [x, y]) }, turn());
+      picture.replaceChildren(cloud(points, front.map((i) => points[i]), size, loss));
+    } catch (error) {
+      if (error.name !== "AbortError") picture.replaceChildren(problem(error));
+    }
   }
 
   function cloud(points, best, size, loss) {
@@ -49,7 +54,6 @@ export async function evaluations(state, found) {
     const ys = ends(points.flatMap(({ y, error }) => [y, ...(logarithmic && y - error <= 0 ? [] : [y - error]), y + error]).map(scale), 0.1);
     const label = [t(`size_${size}`), t(`loss_${loss}`)];
     return chart({
-      signal: state.signal,
       label: t("cloud", { loss: label[1] }),
       caption: t("cloud_caption"),
       head: [t("scheme"), ...label, t("best")],
@@ -66,7 +70,7 @@ export async function evaluations(state, found) {
             Plot.ruleX(points, { x: "x", y1: ({ y, error }) => (logarithmic && y - error <= 0 ? 10 ** ys[0] : y - error), y2: ({ y, error }) => y + error, stroke: "var(--accent)" }),
             Plot.dot(points, { x: "x", y: "y", r: 5.5, fill: (one) => (best.includes(one) ? "var(--accent)" : "var(--surface)"), stroke: "var(--accent)", strokeWidth: 2 }),
             labels(Plot, points.map((one) => ({ ...one, left: left(one.x), top: top(one.y), radius: 6 })), width),
-            Plot.tip(points, Plot.pointer({ x: "x", y: "y", fill: "var(--surface)", stroke: "var(--line)",
+            Plot.tip(points, Plot.pointer({ x: "x", y: "y", ...TIP,
               title: (one) => `${one.label}\n${digits(one.x, 4)} ${label[0]}\n${digits(one.y, 4)} ± ${digits(one.error, 2)} ${label[1]}\n${one.one.path}` })),
           ],
         });
@@ -109,7 +113,6 @@ function heat(state, one, [low, high]) {
   const deepest = Math.max(...one.map.map((cell) => cell.depth));
   const margin = 12 + 7 * Math.max(...kinds.map((kind) => kind.length));
   return chart({
-    signal: state.signal,
     label: t("heat", { scheme: one.scheme }),
     caption: one.mean_output_db === null ? one.path : t("heat_caption", { mean: digits(one.mean_output_db), path: one.path }),
     head: [t("layer"), t("output_db"), t("weight_db")],
@@ -122,7 +125,7 @@ function heat(state, one, [low, high]) {
       color: { type: "linear", scheme: "viridis", domain: low < high ? [low, high] : [low - 1, high + 1] },
       marks: [
         Plot.cell(one.map, { x: "depth", y: "kind", fill: "output_db", rx: 2 }),
-        Plot.tip(one.map, Plot.pointer({ x: "depth", y: "kind", fill: "var(--surface)", stroke: "var(--line)",
+        Plot.tip(one.map, Plot.pointer({ x: "depth", y: "kind", ...TIP,
           title: (cell) => `${cell.name}\n${digits(cell.output_db, 4)} dB` })),
       ],
     }),

@@ -1,6 +1,6 @@
 // What a checkpoint holds, and which of the codes are in use.
 
-import { chart } from "../../chart.js";
+import { TIP, chart } from "../../chart.js";
 import { h, table } from "../../dom.js";
 import { bytes, digits, percent, whole } from "../../numbers.js";
 
@@ -26,7 +26,6 @@ function histogram(state, { element, weights, numbers }) {
   const gap = crowded ? 1 : Math.min(...points.slice(1).map((one, i) => one.x - points[i].x));
   const fill = (one) => (one.end ? "var(--series-2)" : "var(--series-1)");
   return chart({
-    signal: state.signal,
     label: t("histogram", { element, weights: whole(weights) }),
     caption: t(crowded ? "histogram_crowded" : "histogram_caption"),
     legend: [[t("inside"), "var(--series-1)"], [t("at_the_ends"), "var(--series-2)"]],
@@ -40,7 +39,7 @@ function histogram(state, { element, weights, numbers }) {
       marks: [
         Plot.rectY(points, { x1: (one) => one.x - 0.32 * gap, x2: (one) => one.x + 0.32 * gap, y: "share", fill, rx: 1 }),
         Plot.ruleY([0], { stroke: "var(--muted)" }),
-        Plot.tip(points, Plot.pointerX({ x: "x", y: "share", fill: "var(--surface)", stroke: "var(--line)", title: (one) => `${digits(one.value, 6)}\n${percent(one.share, 3)}` })),
+        Plot.tip(points, Plot.pointerX({ x: "x", y: "share", ...TIP, title: (one) => `${digits(one.value, 6)}\n${percent(one.share, 3)}` })),
       ],
     }),
   });
