@@ -20,8 +20,8 @@ PICTURES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> page, how it is l
     "web-block": ("formats?scheme=mxfp4", {"height": 1130, "card": "block"}),
     "web-talk": ("talk", {"height": 1330, "button": "Ask"}),
     "web-plan": ("plan?model=Llama-3.1-8B&hardware=H100-SXM,L4,B200&context=32768&tpot=0.05", {"height": 1130}),
-    "web-report": ("report", {"height": 1500, "files": ["eval.json", "inspect.json"], "card": "cost"}),
-    "web-silicon": ("silicon", {"height": 1010}),
+    "web-report": ("report", {"height": 1490, "files": ["eval.json", "inspect.json"], "card": "cost"}),
+    "web-silicon": ("silicon", {"height": 1120}),
     "web-progress": ("progress", {"height": 900, "job": True}),
     "web-phone": (
         "formats?format=fp16&code=11878",

@@ -10,7 +10,8 @@ const SIDES = [[0, -1, "middle"], [1, 0, "start"], [-1, 0, "end"], [0, 1, "middl
  */
 export function labels(Plot, points, width) {
   const taken = points.map(({ left, top, radius }) => ({ x1: left - radius, x2: left + radius, y1: top - radius, y2: top + radius }));
-  const free = (box) => box.x1 >= 0 && box.x2 <= width && taken.every((one) => box.x2 < one.x1 || box.x1 > one.x2 || box.y2 < one.y1 || box.y1 > one.y2);
+  const apart = (a, b) => a.x2 < b.x1 || a.x1 > b.x2 || a.y2 < b.y1 || a.y1 > b.y2;
+  const free = (box) => box.x1 >= 0 && box.x2 <= width && taken.every((one) => apart(box, one));
   return points.filter((one) => one.label).flatMap((one) => {
     const long = one.label.length * LETTER;
     for (const [right, down, anchor] of SIDES) {
@@ -21,7 +22,10 @@ export function labels(Plot, points, width) {
       const box = { x1, x2: x1 + long, y1: y - LINE / 2, y2: y + LINE / 2 };
       if (!free(box)) continue;
       taken.push(box);
-      return [Plot.text([one], { x: "x", y: "y", text: "label", dx: x - one.left, dy: y - one.top, textAnchor: anchor, fill: "var(--ink)", stroke: "var(--surface)", strokeWidth: 3 })];
+      return [Plot.text([one], {
+        x: "x", y: "y", text: "label", dx: x - one.left, dy: y - one.top, textAnchor: anchor,
+        fill: "var(--ink)", stroke: "var(--surface)", strokeWidth: 3,
+      })];
     }
     return [];
   });

@@ -62,7 +62,8 @@ export async function render(root, state) {
   /** What is empty is left out; `unit` is what one of the shown is of what is asked. */
   function number(name, attributes, unit = 1) {
     const given = state.number(name, null);
-    return h("input", { type: "number", inputmode: "decimal", ...attributes, value: given === null ? "" : String(Number((given / unit).toPrecision(12))),
+    const value = given === null ? "" : String(Number((given / unit).toPrecision(12)));
+    return h("input", { type: "number", inputmode: "decimal", ...attributes, value,
       oninput: (event) => {
         const typed = event.target.valueAsNumber;
         state.set({ [name]: Number.isFinite(typed) ? Number((typed * unit).toPrecision(12)) : null });

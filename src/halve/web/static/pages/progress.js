@@ -59,12 +59,17 @@ export async function render(root, state) {
 /** What is shown of a job; `show(job)` brings it up to date, in place. */
 function screen(state) {
   const { t } = state;
-  const [head, line, share, verdict, now] = [h("h2", { id: "job" }), h("p", { class: "mono small wrap" }), h("span", { class: "share" }), h("div"), h("p", { class: "mono small muted wrap now" })];
+  const head = h("h2", { id: "job" });
+  const line = h("p", { class: "mono small wrap" });
+  const share = h("span", { class: "share" });
+  const now = h("p", { class: "mono small muted wrap now" });
+  const verdict = h("div");
   const bar = h("progress", { max: 1, "aria-labelledby": "job" });
   const facts = h("dl", { class: "facts" });
   const stages = h("ol", { class: "stages" });
   const [area, curve] = [s("path", { class: "area" }), s("path", { class: "line" })];
-  const drawing = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", class: "spark", role: "img", "aria-label": t("curve") }, area, curve);
+  const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", class: "spark" };
+  const drawing = s("svg", { ...box, role: "img", "aria-label": t("curve") }, area, curve);
   let told = -1;
   const card = h("section", { class: "card job", "aria-labelledby": "job" },
     h("header", {}, head, line), h("div", { class: "meter" }, bar, share), now, verdict, facts, drawing, h("h3", {}, t("stages")), stages);
@@ -89,10 +94,14 @@ function screen(state) {
       ["memory", job.max_rss && bytes(job.max_rss)],
     ].filter(([, text]) => text).map(([key, text]) => h("div", {}, h("dt", {}, t(key)), h("dd", {}, text))));
     stages.replaceChildren(...job.stages.map((one) => h("li", { class: one.seconds === null ? "open" : "done" },
-      h("span", { lang: "en" }, one.name), h("span", { class: "muted small" }, one.seconds === null ? t(end === null ? "under_way" : "broken_off")
-        : [duration(one.seconds), one.bytes_per_second && t("per_second", { rate: bytes(one.bytes_per_second) })].filter(Boolean).join(" · ")))));
+      h("span", { lang: "en" }, one.name), h("span", { class: "muted small" }, took(one, end)))));
     draw(job);
     tell(job, part);
+  }
+
+  function took({ seconds, bytes_per_second: rate }, end) {
+    if (seconds === null) return t(end === null ? "under_way" : "broken_off");
+    return rate ? `${duration(seconds)} · ${t("per_second", { rate: bytes(rate) })}` : duration(seconds);
   }
 
   function said({ end, silent_seconds: silent }) {
@@ -106,7 +115,8 @@ function screen(state) {
     drawing.style.display = job.curve.length < 3 ? "none" : "";
     if (job.curve.length < 3) return;
     const [[first], [last]] = [job.curve[0], job.curve.at(-1)];
-    const points = job.curve.map(([time, done]) => `${(WIDTH * (time - first) / (last - first || 1)).toFixed(1)} ${(HEIGHT * (1 - done / job.total)).toFixed(1)}`);
+    const place = ([time, done]) => [WIDTH * (time - first) / (last - first || 1), HEIGHT * (1 - done / job.total)];
+    const points = job.curve.map((one) => place(one).map((x) => x.toFixed(1)).join(" "));
     curve.setAttribute("d", `M${points.join("L")}`);
     area.setAttribute("d", `M0 ${HEIGHT}L${points.join("L")}L${WIDTH} ${HEIGHT}Z`);
   }

@@ -71,7 +71,8 @@ export async function render(root, state) {
   }
 
   function kinds(results) {
-    return Object.entries(Object.groupBy(results, (one) => one.kind)).map(([kind, of]) => `${of.length > 1 ? `${of.length} × ` : ""}${t(kind)}`).join(", ");
+    const by = Object.entries(Object.groupBy(results, (one) => one.kind));
+    return by.map(([kind, of]) => (of.length > 1 ? `${of.length} × ${t(kind)}` : t(kind))).join(", ");
   }
 
   async function draw() {

@@ -52,7 +52,8 @@ export function render(root, state) {
     const tiles = shown.some((one) => one.best !== null);
     const points = shown.map((one) => ({
       ...one, x: one[cost], y: Math.min(one.sqnr_db, MOST), family: one.format.startsWith("int") ? "integer" : "float",
-      label: [one.format.split("_").at(-1), SUFFIXES[one.unit], one.sqnr_db > MOST && `(${Math.round(one.sqnr_db)} dB)`].filter(Boolean).join(" "),
+      label: [one.format.split("_").at(-1), SUFFIXES[one.unit], one.sqnr_db > MOST && `(${Math.round(one.sqnr_db)} dB)`]
+        .filter(Boolean).join(" "),
     })).sort((a, b) => b.bits - a.bits); // the small ones stay on top
     const colour = (one) => FAMILIES.find(([name]) => name === one.family)[1];
     const label = t(cost);
@@ -63,7 +64,8 @@ export function render(root, state) {
       caption: t(tiles ? "picture_tiles" : "picture_caption"),
       legend: FAMILIES.map(([name, of]) => [t(name), of]),
       head: [t("format"), t("unit"), t("bits"), t("sqnr"), label, ...(tiles ? [t("best")] : [])],
-      rows: shown.map((one) => [one.format, one.unit, digits(one.bits, 4), digits(one.sqnr_db, 4), digits(one[cost], 4), ...(tiles ? [one.best ? t("yes") : ""] : [])]),
+      rows: shown.map((one) => [one.format, one.unit, digits(one.bits, 4), digits(one.sqnr_db, 4), digits(one[cost], 4),
+        ...(tiles ? [one.best ? t("yes") : ""] : [])]),
       draw: (Plot, width) => {
         const height = Math.max(380, Math.min(520, width * 0.55));
         const left = (x) => MARGIN.left + (width - MARGIN.left - MARGIN.right) * Math.log(x / low) / Math.log(high / low);
@@ -79,7 +81,8 @@ export function render(root, state) {
             labels(Plot, points.map((one) => ({
               ...one, label: one.best === false ? "" : one.label, left: left(one.x), top: top(one.y), radius: radius(one) })), width),
             Plot.tip(points, Plot.pointer({ x: "x", y: "y", ...TIP,
-              title: (one) => `${one.format}, ${one.unit}\n${label}: ${digits(one.x)}\n${t("sqnr")}: ${digits(one.sqnr_db)}\n${t("bits")}: ${digits(one.bits)}` })),
+              title: (one) => [`${one.format}, ${one.unit}`, `${label}: ${digits(one.x)}`,
+                `${t("sqnr")}: ${digits(one.sqnr_db)}`, `${t("bits")}: ${digits(one.bits)}`].join("\n") })),
           ],
         });
       },
@@ -90,18 +93,22 @@ export function render(root, state) {
     const smaller = (ratio) => (ratio === null ? "—" : `${digits(ratio)}×`);
     return h("section", { class: "card", "aria-labelledby": "ratios" },
       h("header", {}, h("h2", { id: "ratios" }, t("ratios")), h("p", {}, t("ratios_lead"))),
-      h("dl", { class: "units small", lang: "en" }, [...new Set(shown.map((one) => one.unit))].map((name) => h("div", {}, h("dt", {}, name), h("dd", {}, found.units[name])))),
+      h("dl", { class: "units small", lang: "en" }, [...new Set(shown.map((one) => one.unit))].map((name) =>
+        h("div", {}, h("dt", {}, name), h("dd", {}, found.units[name])))),
       h("div", { class: "tall" }, table([t("format"), t("unit"), t("nand2"), t("smaller"), t("rule"), t("saves"), t("depth"), t("vectors")],
-        shown.map((one) => [one.format, one.unit, digits(one.area, 4), smaller(one.area_ratio), smaller(one.rule_of_thumb), smaller(one.energy_ratio), whole(one.depth), whole(one.vectors)]),
+        shown.map((one) => [one.format, one.unit, digits(one.area, 4), smaller(one.area_ratio), smaller(one.rule_of_thumb),
+          smaller(one.energy_ratio), whole(one.depth), whole(one.vectors)]),
         { caption: t("ratios"), numeric: [2, 3, 4, 5, 6, 7] })),
       h("p", { class: "muted small" }, t("proven", { vectors: whole(found.vectors), wrong: whole(found.mismatches) })));
   }
 
   function literature(found) {
+    const long = (text) => h("span", { lang: "en", class: "long" }, text);
     return h("section", { class: "card", "aria-labelledby": "literature" },
       h("header", {}, h("h2", { id: "literature" }, t("literature")), h("p", {}, t("literature_lead"))),
       table([t("format"), t("unit"), t("relative"), t("published"), t("here"), t("counted"), t("source")],
-        found.literature.map((one) => [one.format, one.unit, one.relative_to, one.published, one.here ?? "—", h("span", { lang: "en", class: "long" }, one.counted), h("span", { lang: "en", class: "long" }, one.source)]),
+        found.literature.map((one) => [
+          one.format, one.unit, one.relative_to, one.published, one.here ?? "—", long(one.counted), long(one.source)]),
         { caption: t("literature"), numeric: [3, 4] }));
   }
 }

@@ -29,6 +29,7 @@ export function matrix(state, choices) {
   by.setAttribute("aria-label", t("matrix"));
   return h("section", { class: "card", "aria-labelledby": "matrix" },
     h("header", { class: "beside" }, h("div", {}, h("h2", { id: "matrix" }, t("matrix")), h("p", {}, t("matrix_lead"))), by),
-    h("ul", { class: "legend" }, Object.entries(SIGNS).map(([name, sign]) => h("li", {}, h("span", { class: `level ${name}`, "aria-hidden": "true" }, sign), t(`level_${name}`)))),
+    h("ul", { class: "legend" }, Object.entries(SIGNS).map(([name, sign]) =>
+      h("li", {}, h("span", { class: `level ${name}`, "aria-hidden": "true" }, sign), t(`level_${name}`)))),
     box);
 }

@@ -11,7 +11,8 @@ const GB = 1e9;
 export function options(state, answer) {
   const { t } = state;
   const list = h("ol", { class: "options" });
-  const facts = answer.model.weights ? t("model_facts", { weights: digits(answer.model.weights / GB), active: digits(answer.model.active / GB) }) : "";
+  const { weights, active } = answer.model;
+  const facts = weights ? t("model_facts", { weights: digits(weights / 1e9), active: digits(active / 1e9) }) : "";
   const section = h("section", { class: "card", "aria-label": t("options", { model: answer.model.name }) },
     h("header", {}, h("h2", {}, t("options", { model: answer.model.name })), h("p", {}, facts, t("options_lead"))),
     h("ul", { class: "legend" }, PARTS.map(([name, colour]) =>
@@ -24,7 +25,7 @@ export function options(state, answer) {
     const shown = answer.options.slice(0, count);
     const fastest = Math.max(...shown.map((one) => one.tokens_per_second_p10_p90[1] / one.devices));
     const dearest = Math.max(...shown.map((one) => one.usd_per_million_tokens?.[1] ?? 0));
-    list.replaceChildren(...shown.map((one, i) => option(state, one, i, fastest, dearest)));
+    list.replaceChildren(...shown.map((one) => option(state, one, fastest, dearest)));
     const hidden = answer.options.length - shown.length;
     if (hidden > 0) list.after(h("button", { class: "more", onclick: (event) => {
       event.target.remove();
@@ -34,13 +35,14 @@ export function options(state, answer) {
   }
 }
 
-function option(state, one, place, fastest, dearest) {
+function option(state, one, fastest, dearest) {
   const { t } = state;
   const cut = ["tp", "pp", "dp"].filter((name) => one[name] > 1).map((name) => `${name} ${one[name]}`).join(", ");
   const speed = one.tokens_per_second_per_device;
   const interval = one.tokens_per_second_p10_p90.map((x) => x / one.devices);
   const price = one.usd_per_million_tokens;
   const held = one.memory_bytes;
+  const part = (name) => `${t(`memory_${name}`)} ${digits(held[name] / GB)} GB`;
   return h("li", {},
     h("div", { class: "who" },
       h("h3", { tabindex: "-1" }, one.devices > 1 ? `${one.devices} × ${one.machine}` : one.machine),
@@ -49,9 +51,9 @@ function option(state, one, place, fastest, dearest) {
     h("div", { class: "measure" },
       h("span", { class: "label" }, t("memory")),
       h("span", { class: "figure" }, t("of", { used: digits(held.total / GB), all: digits(one.device_bytes / GB) })),
-      h("div", { class: "stacked", role: "img", "aria-label": PARTS.map(([name]) => `${t(`memory_${name}`)} ${digits(held[name] / GB)} GB`).join(", ") },
-        PARTS.map(([name, colour]) => h("i", { title: `${t(`memory_${name}`)}: ${digits(held[name] / GB)} GB`,
-          style: { width: `${100 * held[name] / one.device_bytes}%`, background: `var(${colour})` } })))),
+      h("div", { class: "stacked", role: "img", "aria-label": PARTS.map(([name]) => part(name)).join(", ") },
+        PARTS.map(([name, colour]) => h("i", {
+          title: part(name), style: { width: `${100 * held[name] / one.device_bytes}%`, background: `var(${colour})` } })))),
     h("div", { class: "measure" },
       h("span", { class: "label" }, one.devices > 1 ? t("speed_device") : t("speed")),
       h("span", { class: "figure" }, digits(speed)),

@@ -17,8 +17,9 @@ export function picker({ label, none, more, remove, options, chosen, onchange })
     box.replaceChildren(
       h("label", { for: id }, label), add,
       ...(chosen.length ? [h("ul", { class: "chosen", "aria-label": label }, chosen.map((name) =>
-        h("li", {}, h("button", { "aria-label": remove.replace("{name}", name), onclick: () => change(chosen.filter((one) => one !== name)) },
-          name, h("span", { "aria-hidden": "true" }, " ×")))))] : []));
+        h("li", {}, h("button", {
+          "aria-label": remove.replace("{name}", name), onclick: () => change(chosen.filter((one) => one !== name)),
+        }, name, h("span", { "aria-hidden": "true" }, " ×")))))] : []));
   }
 
   function change(names) {

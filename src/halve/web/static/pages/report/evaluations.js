@@ -18,7 +18,8 @@ export async function evaluations(state, found) {
   const picture = h("div");
   const turn = api.turns(state.signal);
   const able = (name) => found.some((one) => LOSSES[name].of(one.losses[0]) !== null && LOSSES[name].of(one.losses[0]) !== undefined);
-  const choose = (name, values, fallback) => field(t(name), select(values.map((one) => [one, t(`${name}_${one}`)]), state.get(name, fallback),
+  const choose = (name, values, fallback) => field(t(name), select(
+    values.map((one) => [one, t(`${name}_${one}`)]), state.get(name, fallback),
     (value) => { state.set({ [name]: value === fallback ? null : value }); draw(); }));
   const usual = able("kld") ? "kld" : "ppl";
   const small = found.every((one) => one.bpw !== null) ? "bpw" : "bytes"; // GGUF files mix many bits per weight
@@ -51,7 +52,8 @@ export async function evaluations(state, found) {
     const xs = ends(points.map(({ x }) => x), 0.12);
     const height = 380;
     const scale = logarithmic ? Math.log10 : (y) => y;
-    const ys = ends(points.flatMap(({ y, error }) => [y, ...(logarithmic && y - error <= 0 ? [] : [y - error]), y + error]).map(scale), 0.1);
+    const lowest = ({ y, error }) => (logarithmic && y - error <= 0 ? y : y - error); // what a logarithm can show of it
+    const ys = ends(points.flatMap((one) => [lowest(one), one.y + one.error]).map(scale), 0.1);
     const label = [t(`size_${size}`), t(`loss_${loss}`)];
     return chart({
       label: t("cloud", { loss: label[1] }),
@@ -64,14 +66,17 @@ export async function evaluations(state, found) {
         return Plot.plot({
           width, height, marginLeft: MARGIN.left, marginRight: MARGIN.right, marginTop: MARGIN.top, marginBottom: MARGIN.bottom, grid: true,
           x: { domain: xs, label: label[0] },
-          y: { domain: logarithmic ? ys.map((y) => 10 ** y) : ys, type: logarithmic ? "log" : "linear", label: label[1], tickFormat: "~g", ticks: 6 },
+          y: { ...(logarithmic ? { type: "log", domain: ys.map((y) => 10 ** y) } : { domain: ys }),
+            label: label[1], tickFormat: "~g", ticks: 6 },
           marks: [
             Plot.line(best, { x: "x", y: "y", stroke: "var(--accent)", strokeOpacity: 0.45, strokeWidth: 2, curve: "step-after" }),
-            Plot.ruleX(points, { x: "x", y1: ({ y, error }) => (logarithmic && y - error <= 0 ? 10 ** ys[0] : y - error), y2: ({ y, error }) => y + error, stroke: "var(--accent)" }),
-            Plot.dot(points, { x: "x", y: "y", r: 5.5, fill: (one) => (best.includes(one) ? "var(--accent)" : "var(--surface)"), stroke: "var(--accent)", strokeWidth: 2 }),
+            Plot.ruleX(points, { x: "x", y1: lowest, y2: ({ y, error }) => y + error, stroke: "var(--accent)" }),
+            Plot.dot(points, { x: "x", y: "y", r: 5.5, stroke: "var(--accent)", strokeWidth: 2,
+              fill: (one) => (best.includes(one) ? "var(--accent)" : "var(--surface)") }),
             labels(Plot, points.map((one) => ({ ...one, left: left(one.x), top: top(one.y), radius: 6 })), width),
             Plot.tip(points, Plot.pointer({ x: "x", y: "y", ...TIP,
-              title: (one) => `${one.label}\n${digits(one.x, 4)} ${label[0]}\n${digits(one.y, 4)} ± ${digits(one.error, 2)} ${label[1]}\n${one.one.path}` })),
+              title: ({ one, x, y, error }) =>
+                `${one.scheme}\n${digits(x, 4)} ${label[0]}\n${digits(y, 4)} ± ${digits(error, 2)} ${label[1]}\n${one.path}` })),
           ],
         });
       },
@@ -81,19 +86,24 @@ export async function evaluations(state, found) {
   const lossy = found.filter((one) => one.map.length);
   const sum = h("section", { class: "card", "aria-labelledby": "cost" },
     h("header", {}, h("h2", { id: "cost" }, t("cost")), h("p", {}, t("cost_lead"))),
-    h("div", { class: "columns narrow" }, choose("size", Object.keys(SIZES), small), choose("loss", Object.keys(LOSSES).filter(able), usual)),
+    h("div", { class: "columns narrow" },
+      choose("size", Object.keys(SIZES), small), choose("loss", Object.keys(LOSSES).filter(able), usual)),
     picture, numbers(state, found));
   await draw();
   return h("div", { class: "stack" }, sum, lossy.length > 0 && h("section", { class: "card", "aria-labelledby": "layers" },
-    h("header", {}, h("h2", { id: "layers" }, t("layers")), h("p", {}, t("layers_lead"))), scale(state, lossy), lossy.map((one) => heat(state, one, ends(lossy)))));
+    h("header", {}, h("h2", { id: "layers" }, t("layers")), h("p", {}, t("layers_lead"))),
+    scale(state, lossy), lossy.map((one) => heat(state, one, ends(lossy)))));
 }
 
 function numbers({ t }, found) {
-  const error = (value, of, count) => (value === null || value === undefined ? "—" : `${digits(value, count)}${of ? ` ± ${digits(of, 2)}` : ""}`);
+  const known = (value, show) => (value === null || value === undefined ? "—" : show(value));
+  const off = (value, error, count) => known(value, () => `${digits(value, count)}${error ? ` ± ${digits(error, 2)}` : ""}`);
   const rows = found.flatMap((one) => one.losses.map((loss) => [
-    `${one.scheme}${one.losses.length > 1 ? `, ${loss.operands}` : ""}`, bytes(one.bytes), one.bpw === null ? "—" : digits(one.bpw, 4),
-    error(loss.ppl, loss.ppl_error, 5), error(loss.kld, loss.kld_error, 3), loss.same_top === null || loss.same_top === undefined ? "—" : percent(loss.same_top / 100, 1)]));
-  return table([t("scheme"), t("size"), t("size_bpw"), t("loss_ppl"), t("loss_kld"), t("same_top")], rows, { caption: t("all_numbers"), numeric: [1, 2, 3, 4, 5] });
+    one.losses.length > 1 ? `${one.scheme}, ${loss.operands}` : one.scheme,
+    bytes(one.bytes), known(one.bpw, (bpw) => digits(bpw, 4)),
+    off(loss.ppl, loss.ppl_error, 5), off(loss.kld, loss.kld_error, 3), known(loss.same_top, (share) => percent(share / 100, 1))]));
+  return table([t("scheme"), t("size"), t("size_bpw"), t("loss_ppl"), t("loss_kld"), t("same_top")], rows,
+    { caption: t("all_numbers"), numeric: [1, 2, 3, 4, 5] });
 }
 
 function ends(found) {
@@ -104,7 +114,8 @@ function ends(found) {
 /** One scale for all maps, so that they compare. */
 function scale({ t }, found) {
   const [low, high] = ends(found);
-  return h("div", { class: "ramp" }, h("span", {}, `${digits(low)} dB`), h("i", { role: "img", "aria-label": t("ramp") }), h("span", {}, `${digits(high)} dB`));
+  return h("div", { class: "ramp" },
+    h("span", {}, `${digits(low)} dB`), h("i", { role: "img", "aria-label": t("ramp") }), h("span", {}, `${digits(high)} dB`));
 }
 
 function heat(state, one, [low, high]) {
@@ -118,8 +129,8 @@ function heat(state, one, [low, high]) {
     head: [t("layer"), t("output_db"), t("weight_db")],
     rows: one.map.map((cell) => [cell.name, digits(cell.output_db, 4), cell.weight_db === null ? "—" : digits(cell.weight_db, 4)]),
     draw: (Plot, width) => Plot.plot({
-      width, height: 46 + 24 * kinds.length, marginLeft: margin, marginRight: 4, marginTop: 4, padding: 0.06,
-      x: { type: "band", domain: Array.from({ length: deepest + 1 }, (_, i) => i), label: t("depth"), tickSize: 0,
+      width, height: 50 + 24 * kinds.length, marginLeft: margin, marginRight: 4, marginTop: 4, marginBottom: 42, padding: 0.06,
+      x: { type: "band", domain: Array.from({ length: deepest + 1 }, (_, i) => i), label: t("depth"), labelOffset: 36, tickSize: 0,
         tickFormat: (depth) => (depth % Math.ceil((deepest + 1) * 26 / (width - margin)) ? "" : depth) },
       y: { domain: kinds, label: null, tickSize: 0 },
       color: { type: "linear", scheme: "viridis", domain: low < high ? [low, high] : [low - 1, high + 1] },

@@ -11,7 +11,8 @@ export function inspection(state, found) {
   const fact = (key, text) => text && h("div", {}, h("dt", {}, t(key)), h("dd", {}, text));
   return h("section", { class: "card", "aria-label": found.path },
     h("header", {}, h("h2", {}, found.path), h("p", {}, found.architecture)),
-    h("dl", { class: "facts" }, fact("scheme", found.scheme), fact("parameters", t("millions", { count: digits(found.parameters / 1e6, 4) })),
+    h("dl", { class: "facts" },
+      fact("scheme", found.scheme), fact("parameters", t("millions", { count: digits(found.parameters / 1e6, 4) })),
       fact("size", bytes(found.bytes)), fact("size_bpw", digits(found.bpw, 4))),
     found.histograms.map((one) => histogram(state, one)),
     found.histograms.length === 0 && h("p", { class: "note" }, t("no_codes")),
@@ -24,6 +25,9 @@ function histogram(state, { element, weights, numbers }) {
   const crowded = numbers.length > CROWDED;
   const points = numbers.map((one, i) => ({ ...one, x: crowded ? i : one.value, end: i === 0 || i === numbers.length - 1 }));
   const gap = crowded ? 1 : Math.min(...points.slice(1).map((one, i) => one.x - points[i].x));
+  const places = points.map((one) => one.x);
+  const some = (width) => places.filter((_, i) => i % Math.ceil(places.length * 48 / width) === 0); // what has room below
+  const ticks = (width) => (crowded ? some(width) : width > 600 ? places : undefined);
   const fill = (one) => (one.end ? "var(--series-2)" : "var(--series-1)");
   return chart({
     label: t("histogram", { element, weights: whole(weights) }),
@@ -33,13 +37,13 @@ function histogram(state, { element, weights, numbers }) {
     rows: numbers.map((one) => [digits(one.value, 6), whole(one.count), percent(one.share, 3)]),
     draw: (Plot, width) => Plot.plot({
       width, height: 260, marginLeft: 52, marginRight: 12,
-      x: { label: null, tickFormat: (x) => (crowded ? digits(numbers[x]?.value ?? 0) : digits(x)),
-        ticks: crowded ? points.filter((_, i) => i % Math.ceil(numbers.length * 48 / width) === 0).map((one) => one.x) : width > 600 ? points.map((one) => one.x) : undefined },
+      x: { label: null, tickFormat: (x) => (crowded ? digits(numbers[x]?.value ?? 0) : digits(x)), ticks: ticks(width) },
       y: { label: null, tickFormat: (share) => percent(share, 1), grid: true, ticks: 5 },
       marks: [
         Plot.rectY(points, { x1: (one) => one.x - 0.32 * gap, x2: (one) => one.x + 0.32 * gap, y: "share", fill, rx: 1 }),
         Plot.ruleY([0], { stroke: "var(--muted)" }),
-        Plot.tip(points, Plot.pointerX({ x: "x", y: "share", ...TIP, title: (one) => `${digits(one.value, 6)}\n${percent(one.share, 3)}` })),
+        Plot.tip(points, Plot.pointerX({ x: "x", y: "share", ...TIP,
+          title: (one) => `${digits(one.value, 6)}\n${percent(one.share, 3)}` })),
       ],
     }),
   });
