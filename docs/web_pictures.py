@@ -2,8 +2,8 @@
 
     python docs/web_pictures.py http://127.0.0.1:8000 docs
 
-In the folder where it runs are the eval.json and inspect.json of that page. The picture of a job is taken while one runs
-whose --log the server watches; without one it is left out.
+In the folder where it runs are the eval.json and inspect.json of that page. The picture of a job is taken while one
+runs whose --log the server watches; without one it is left out.
 
 Needs what `nox -s browser` needs.
 """

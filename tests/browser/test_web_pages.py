@@ -187,10 +187,14 @@ def test_a_job_is_watched_while_it_grows(opened, axe, address, folder):
     begun = [line for line in lines[:-1] if '"finish"' not in line and '"event": "stage"' not in line]
     read = [line for line in begun if '"event": "progress"' in line]
     log.write_text("".join(line for line in begun if line not in read) + read[0])
-    page = opened(f"{address}#/progress")
+    log.rename(folder / "begun.log")
+    page = opened(f"{address}#/progress", expect=["400"])
     page.get_by_label("Log file").fill(str(log))
     page.get_by_role("button", name="Watch").click()
+    page.get_by_role("alert").get_by_text("No such file").wait_for()
+    (folder / "begun.log").rename(log)
     page.get_by_role("heading", name="Quantizing to nvfp4a16").wait_for()
+    expect(page.get_by_role("alert")).to_have_count(0)
     expect(page.locator(".stages li.open")).to_have_count(1)
     assert axe(page) == []
     log.write_text("".join(lines))

@@ -96,6 +96,32 @@ def test_what_is_no_log_is_refused_in_words(tmp_path, content):
     assert "--log" in raised.value.hint
 
 
+STRANGE = [None, "x", [], {}, True, -1, 1 << 70, 10**400, float("nan"), float("inf"), "2026-01-01", "9" * 5000]
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_strange_values_are_refused_or_shown(tmp_path, place):
+    events = [
+        BEGIN,
+        {"event": "start", "stage": "a", "bytes": 1000},
+        progress(10),
+        {"event": "stage", "stage": "a", "seconds": 1.5, "bytes": 1000, "max_rss": 7},
+        {"event": "end", "ok": True, "seconds": 2, "max_rss": 9},
+    ]
+    for name in ("time", *events[place]):
+        for value in STRANGE:
+            broken = [dict(event) for event in events]
+            broken[place][name] = value
+            try:
+                state = job_state.read(log(tmp_path / "log", *broken))
+            except UnsupportedError:
+                continue
+            json.dumps(state.to_json(), allow_nan=False)
+    (tmp_path / "log").write_text("[" * 200_000 + "\n")
+    with pytest.raises(UnsupportedError):
+        job_state.read(tmp_path / "log")
+
+
 def test_what_is_not_there_or_no_file_is_refused_in_words(tmp_path):
     with pytest.raises(UnsupportedError, match="No such file"):
         job_state.read(tmp_path / "none")

@@ -12,6 +12,7 @@ from halve.errors import UnsupportedError
 _RATE_SECONDS = 30.0  # over which the rate is taken
 _LINE = 1 << 20  # bytes of a line, at most
 _POINTS = 240  # of the curve, at most: more than a picture shows
+_UNITS = ("bytes", "layers")  # of progress
 _HINT = "name the FILE of a `halve quantize ... --log FILE`"
 
 
@@ -71,25 +72,28 @@ class JobState:
 
     def add(self, event: dict[str, Any]) -> None:
         """Go on to the next line. Raises KeyError, TypeError or ValueError for what no log holds."""
-        self.heard = datetime.fromisoformat(event["time"])
-        self.max_rss = event.get("max_rss", self.max_rss)
+        self.heard = _time(event)
+        if "max_rss" in event:
+            self.max_rss = _count(event["max_rss"])
         match event["event"]:
             case "start":
-                self.stages.append(Stage(str(event["stage"]), self.heard, event.get("bytes")))
+                self.stages.append(_stage(event, self.heard))
                 self._anew = True
             case "progress":
                 if self._anew:
                     self.curve, self._anew = [], False
-                self.curve.append((self.heard, int(event["done"])))
-                self.total, self.unit, self.tensor = int(event["total"]), str(event["unit"]), event.get("tensor", "")
+                self.curve.append((self.heard, _count(event["done"])))
+                self.total, self.tensor = _count(event["total"]), str(event.get("tensor", ""))
+                self.unit = _UNITS[_UNITS.index(event["unit"])]
             case "stage":
                 stage = next((one for one in reversed(self.stages) if one.name == event["stage"]), None)
                 if stage is None:  # of a halve that did not log beginnings
-                    stage = Stage(str(event["stage"]), self.heard, event.get("bytes"))
+                    stage = _stage(event, self.heard)
                     self.stages.append(stage)
-                stage.seconds = float(event["seconds"])
+                stage.seconds = _seconds(event["seconds"])
             case "end":
-                self.end = {name: event.get(name) for name in ("ok", "error", "message", "seconds")}
+                said = {name: str(event[name]) if name in event else None for name in ("error", "message")}
+                self.end = {"ok": event["ok"] is True, "seconds": _seconds(event["seconds"]), **said}
 
     def to_json(self, now: datetime | None = None) -> dict[str, Any]:
         """As JSON-ready values; ``silent_seconds`` have passed since the last line."""
@@ -97,7 +101,7 @@ class JobState:
         shown = self.curve[::step] if step == 1 or not self.curve else [*self.curve[:-1:step], self.curve[-1]]
         now = datetime.now(UTC) if now is None else now
         return {
-            "asked": {name: self.said.get(name) for name in ("halve", "source", "out", "scheme", "resume")},
+            "asked": {name: str(self.said.get(name)) for name in ("halve", "source", "out", "scheme")},
             "began": self.began.isoformat(),
             "seconds": (self.heard - self.began).total_seconds(),
             "silent_seconds": max(0.0, (now - self.heard).total_seconds()),
@@ -127,7 +131,7 @@ def read(path: Path) -> JobState:
         raise UnsupportedError(f"{path} is a folder", hint=_HINT) from None
     except OSError as error:
         raise UnsupportedError(f"{path}: {error.strerror}", hint=_HINT) from None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise UnsupportedError(f"{path} is not the log of a job", hint=_HINT) from None
 
 
@@ -144,8 +148,7 @@ def _folded(events: Iterable[Any]) -> JobState:
     state = None
     for event in events:
         if event["event"] == "begin":
-            time = datetime.fromisoformat(event["time"])
-            state = JobState(event, time, time)
+            state = JobState(event, _time(event), _time(event))
         elif state is None:
             raise ValueError("no job begins here")
         else:
@@ -153,3 +156,26 @@ def _folded(events: Iterable[Any]) -> JobState:
     if state is None:
         raise ValueError("no job begins here")
     return state
+
+
+def _stage(event: dict[str, Any], began: datetime) -> Stage:
+    return Stage(str(event["stage"]), began, _count(event["bytes"]) if "bytes" in event else None)
+
+
+def _time(event: dict[str, Any]) -> datetime:
+    time = datetime.fromisoformat(event["time"])
+    if time.tzinfo is None:
+        raise ValueError("a time without its zone")
+    return time
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r:.40} counts nothing")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 <= value < 1e12:
+        raise ValueError(f"{value!r:.40} is no time")
+    return float(value)

@@ -28,6 +28,7 @@ export async function render(root, state) {
   const turn = api.turns(state.signal);
   let timer;
   let view = null;
+  let said = "";
   state.signal.addEventListener("abort", () => clearTimeout(timer));
   if (path.value) watch();
 
@@ -35,6 +36,7 @@ export async function render(root, state) {
     clearTimeout(timer);
     state.set({ path: path.value === watched[0] ? null : path.value });
     view = null;
+    said = "";
     result.replaceChildren();
     if (path.value) look(path.value);
   }
@@ -45,12 +47,14 @@ export async function render(root, state) {
       if (view === null) {
         view = screen(state);
         result.replaceChildren(view.card);
+        said = "";
       }
       view.show(job);
     } catch (error) {
       if (error.name === "AbortError") return;
       view = null;
-      result.replaceChildren(problem(error));
+      if (said !== error.message) result.replaceChildren(problem(error)); // not again and again to screen readers
+      said = error.message;
     }
     timer = setTimeout(() => look(named), EVERY);
   }
