@@ -80,7 +80,8 @@ export async function render(root, state) {
     result.setAttribute("aria-busy", "true");
     try {
       const found = await api.get("plan", asked, turn());
-      result.replaceChildren(options(state, found.answer), again(found), curves(state, found.curves));
+      const drawn = curves(state, found.curves);
+      result.replaceChildren(options(state, found.answer), again(found), ...(drawn ? [drawn] : []));
       announce(t("found", { count: found.answer.options.length }));
     } catch (error) {
       if (error.name === "AbortError") return;
