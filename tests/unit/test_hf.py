@@ -216,7 +216,7 @@ def test_a_config_that_cannot_be_read(single, content, why):
 
 
 def test_a_config_that_is_absurdly_large(single, monkeypatch):
-    monkeypatch.setattr(hf, "_CONFIG_LIMIT", 100)
+    monkeypatch.setattr(hf, "CONFIG_LIMIT", 100)
     refused(single, r"config\.json: \d+ bytes, more than the 100")
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from halve.checkpoint.place import Place
 
 # safetensors' dtype names -> numpy dtype of one stored element (sub-byte types are not in any model we read)
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -65,10 +66,14 @@ class TensorInfo:
 
 
 class Checkpoint(Protocol):
-    """A model on disk, read by row ranges. Safe to read from several threads at once."""
+    """A stored model, read by row ranges. Safe to read from several threads at once."""
 
-    path: Path
     config: dict[str, Any]
+
+    @property
+    def path(self) -> Place:
+        """Where it lies."""
+        ...
 
     @property
     def quantization(self) -> dict[str, Any] | None:
@@ -76,7 +81,7 @@ class Checkpoint(Protocol):
         ...
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """The weight files."""
         ...
 

@@ -15,7 +15,6 @@ that it read last, at most the largest of the checkpoint, and goes through its r
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock, local
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
+from halve.checkpoint.place import Place
 from halve.errors import CheckpointError
 
 # Rows of a stored matrix that are transposed at once, from a copy of them: where a row's bytes are a power of two, a
@@ -91,7 +91,7 @@ class UnpackedExperts:
     """
 
     def __init__(self, checkpoint: Checkpoint, stacks: Iterable[Stack]) -> None:
-        self.path: Path = checkpoint.path
+        self.path: Place = checkpoint.path
         self.config: dict[str, Any] = checkpoint.config
         self.files = checkpoint.files
         self.quantization = checkpoint.quantization

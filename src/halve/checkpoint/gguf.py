@@ -11,7 +11,6 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, Self
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve.checkpoint.gguf_metadata import DAMAGED, Metadata
-from halve.checkpoint.storage import FileReader
+from halve.checkpoint.place import Place, RangeReader, open_ranges
 from halve.errors import CheckpointError
 
 MAGIC = b"GGUF"
@@ -134,9 +133,9 @@ class GgufFile:
     Raises CheckpointError where the file cannot be opened or is not a whole, well-formed GGUF file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
-        self._reader = FileReader(path)
+        self._reader = open_ranges(path)
         try:
             header = _Header(self._reader)
             self.version = header.version()
@@ -175,7 +174,7 @@ class GgufFile:
 class _Header:
     """A cursor over everything before the tensor data; nothing is allocated that the file has not the bytes for."""
 
-    def __init__(self, reader: FileReader) -> None:
+    def __init__(self, reader: RangeReader) -> None:
         self._reader, self._size, self._path = reader, reader.size, reader.path
         self._window, self._start, self._at = b"", 0, 0
         self._field = "magic"
@@ -341,7 +340,7 @@ class _Header:
         return GgufTensor(tensor.name, tensor.encoding, tensor.shape, start)
 
 
-def _disjoint(tensors: dict[str, GgufTensor], path: Path) -> dict[str, GgufTensor]:
+def _disjoint(tensors: dict[str, GgufTensor], path: Place) -> dict[str, GgufTensor]:
     """Raise CheckpointError where two tensors share bytes."""
     end, before = 0, ""
     for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):

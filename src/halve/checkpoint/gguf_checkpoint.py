@@ -1,7 +1,6 @@
 """A GGUF file as a checkpoint in Hugging Face terms: dequantized rows, names, config.json, tokenizer files."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +13,7 @@ from halve.checkpoint.gguf_blocks import unpack
 from halve.checkpoint.gguf_config import build_config
 from halve.checkpoint.gguf_llama import ROPE_FACTORS, Model, map_model, source_rows
 from halve.checkpoint.gguf_metadata import DAMAGED
+from halve.checkpoint.place import Place
 from halve.errors import CheckpointError, UnsupportedError
 from halve.schemes.quantize import dequantize
 
@@ -32,7 +32,7 @@ class GgufCheckpoint:
 
     quantization: dict[str, Any] | None = None  # block types are dequantized on the way
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self.files = (path,)
         self._file = GgufFile(path)

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from math import isfinite
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halve.checkpoint.place import Place
 from halve.errors import CheckpointError
 
 DAMAGED = "the file is incomplete, damaged or not what it claims to be: download or convert it again"
@@ -19,7 +19,7 @@ class Metadata(Mapping[str, Any]):
     The typed getters raise CheckpointError where a key is absent (and has no default) or holds another type.
     """
 
-    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+    def __init__(self, path: Place, values: dict[str, Any]) -> None:
         self.path = path
         self._values = values
 

@@ -6,20 +6,17 @@ A folder may come from anybody, so what its files say about each other is checke
 out of the folder, every tensor is in the one shard that the index gives, and nothing in it is ever run.
 """
 
-import json
-import os
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from halve.checkpoint.base import TensorInfo
+from halve.checkpoint.place import Place, RangeReader, content, open_ranges
 from halve.checkpoint.safetensors import Located, header_of
-from halve.checkpoint.storage import FileReader
 from halve.checkpoint.torch_file import SUFFIXES, Strided, tensors_of
+from halve.document import CONFIG_LIMIT, json_object
 from halve.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -59,9 +56,7 @@ AUXILIARY = frozenset(
 )
 
 _AGAIN = "the checkpoint is incomplete or damaged: download or copy it again"
-_CONFIG_LIMIT = 16 << 20
 _INDEX_LIMIT = 64 << 20  # 200 000 tensors take 25 MB
-_CONTAINERS = 1 << 20  # in one JSON file: an empty list takes 64 bytes of memory for three of text
 _AUXILIARY_LIMIT = 128 << 20  # the largest tokenizer.json in use takes 35 MB
 _MODELOPT = "hf_quant_config.json"
 _SEVERAL, _LAYERS = "MIXED_PRECISION", "quantized_layers"  # in either of its files
@@ -89,7 +84,7 @@ _KINDS = (
 class WeightFiles:
     """The weight files of a folder, and where it has one, the index: its name, and tensor -> file."""
 
-    files: tuple[Path, ...]
+    files: tuple[Place, ...]
     index_name: str = ""
     index: Mapping[str, str] | None = None
 
@@ -101,13 +96,13 @@ class HfCheckpoint:
     order of their files and, within a file, of their data. Raises CheckpointError naming the file and what is wrong.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self.config = _config(path)
         found = weight_files(path)
         self.files = found.files
-        self._readers: list[FileReader] = []
-        self._places: dict[str, tuple[FileReader, Located]] = {}
+        self._readers: list[RangeReader] = []
+        self._places: dict[str, tuple[RangeReader, Located]] = {}
         try:
             for file in self.files:
                 self._add(file, found)
@@ -129,13 +124,13 @@ class HfCheckpoint:
         """
         found: dict[str, Any] | None = self.config.get("quantization_config")
         unlisted = found is not None and found.get("quant_algo") == _SEVERAL and _LAYERS not in found
-        if (found is None or unlisted) and os.path.lexists(self.path / _MODELOPT):
-            content = _json(inside(self.path, _MODELOPT), _CONFIG_LIMIT)
+        if (found is None or unlisted) and _MODELOPT in _names(self.path):
+            content = _json(inside(self.path, _MODELOPT), CONFIG_LIMIT)
             inner = content["quantization"] if isinstance(content.get("quantization"), dict) else content
             found = inner if found is None else found | {key: inner[key] for key in (_LAYERS,) if key in inner}
         for name, method in _ELSEWHERE.items():
-            if found is None and os.path.lexists(self.path / name):
-                found = {"quant_method": method} | _json(inside(self.path, name), _CONFIG_LIMIT)
+            if found is None and name in _names(self.path):
+                found = {"quant_method": method} | _json(inside(self.path, name), CONFIG_LIMIT)
         return found
 
     def read(self, name: str, start: int, stop: int, buffer: memoryview) -> memoryview:
@@ -172,7 +167,7 @@ class HfCheckpoint:
         files = {}
         for name in _names(self.path):
             if (name in AUXILIARY or name.startswith("LICENSE")) and (self.path / name).is_file():
-                files[name] = _content(inside(self.path, name), _AUXILIARY_LIMIT)
+                files[name] = content(inside(self.path, name), _AUXILIARY_LIMIT)
         return files
 
     def close(self) -> None:
@@ -180,9 +175,9 @@ class HfCheckpoint:
         for reader in self._readers:
             reader.close()
 
-    def _add(self, file: Path, found: WeightFiles) -> None:
+    def _add(self, file: Place, found: WeightFiles) -> None:
         index = found.index
-        reader = FileReader(file)
+        reader = open_ranges(file)
         self._readers.append(reader)
         for name, located in _tensors(reader).items():
             if index is not None and index.get(name) != file.name:
@@ -211,7 +206,7 @@ class HfCheckpoint:
             raise CheckpointError(f"{self.path}: its weight files hold no tensors", hint=_AGAIN)
 
 
-def weight_files(folder: Path) -> WeightFiles:
+def weight_files(folder: Place) -> WeightFiles:
     """The weight files of ``folder``, all of them there; safetensors come before what torch wrote.
 
     Raises CheckpointError where a file is missing, where its name leads out of the folder, and where there are neither.
@@ -234,7 +229,7 @@ def weight_files(folder: Path) -> WeightFiles:
     raise CheckpointError(f"{folder}: no safetensors file is there", hint="give the folder that holds the weights")
 
 
-def _only(folder: Path, weights: list[str], kind: _Kind) -> str:
+def _only(folder: Place, weights: list[str], kind: _Kind) -> str:
     """The one file of ``weights``. Raises CheckpointError where there are more, or should be."""
     index_name = next(iter(kind.wholes.values()))
     if len(weights) > 1:
@@ -249,7 +244,7 @@ def _only(folder: Path, weights: list[str], kind: _Kind) -> str:
     return weights[0]
 
 
-def _tensors(file: FileReader) -> dict[str, Located]:
+def _tensors(file: RangeReader) -> dict[str, Located]:
     """The tensors of an open file of weights, located from its first byte on, in the order of their data."""
     if file.path.name.endswith(SUFFIXES):
         return tensors_of(file)
@@ -258,12 +253,12 @@ def _tensors(file: FileReader) -> dict[str, Located]:
     return {name: Located(at.info, start + at.begin, start + at.end) for name, at in header.tensors.items()}
 
 
-def refused_pickle(path: Path) -> CheckpointError:
+def refused_pickle(path: Place) -> CheckpointError:
     """The error for a file of weights that can only be read by running what is in it."""
     return CheckpointError(f"{path}: refused: it is a pickle, and reading one runs code from it", hint=PICKLE_HINT)
 
 
-def inside(folder: Path, name: str) -> Path:
+def inside(folder: Place, name: str) -> Place:
     """The regular file ``name`` of ``folder``.
 
     Links may lead to other files of the folder and, in a Hugging Face cache, to that repository's blobs. Raises
@@ -275,7 +270,7 @@ def inside(folder: Path, name: str) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be opened: {error}"
         raise CheckpointError(f"{path}: {why}", hint=_AGAIN) from error
-    if not any(real.is_relative_to(root) for root in _roots(folder)):
+    if not any(root in real.parents for root in _roots(folder)):
         raise CheckpointError(
             f"{path}: refused: it is a link to {real}, outside of the folder",
             hint="copy the file into the folder, if that is where it should come from",
@@ -285,7 +280,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _roots(folder: Path) -> list[Path]:
+def _roots(folder: Place) -> list[Place]:
     real = folder.resolve()
     repository = real.parent.parent
     if real.parent.name != "snapshots" or not repository.name.startswith("models--"):
@@ -294,14 +289,14 @@ def _roots(folder: Path) -> list[Path]:
     return [real, repository, *([shared] if (shared / _SHARED_BLOBS).is_file() else [])]
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Place) -> list[str]:
     try:
-        return sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths
+        return sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise CheckpointError(f"{folder}: {error.strerror}", hint="give a folder that you may read") from error
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Place) -> dict[str, Any]:
     names = _names(folder)
     if CONFIG not in names:
         hint = "give the folder that holds the model's config.json"
@@ -313,13 +308,13 @@ def _config(folder: Path) -> dict[str, Any]:
             hint = "give the path of the .gguf file itself"
         raise CheckpointError(f"{folder}: {CONFIG} is missing", hint=hint)
     path = inside(folder, CONFIG)
-    config = _json(path, _CONFIG_LIMIT)
+    config = _json(path, CONFIG_LIMIT)
     if not isinstance(config.get("quantization_config"), dict | None):
         raise CheckpointError(f"{path}: quantization_config is not an object", hint=_AGAIN)
     return config
 
 
-def _index(folder: Path, name: str, kind: _Kind) -> dict[str, str]:
+def _index(folder: Place, name: str, kind: _Kind) -> dict[str, str]:
     path = inside(folder, name)
     index = _json(path, _INDEX_LIMIT).get("weight_map")
     if not isinstance(index, dict) or not index:
@@ -334,31 +329,5 @@ def _index(folder: Path, name: str, kind: _Kind) -> dict[str, str]:
     return index
 
 
-def _json(path: Path, limit: int) -> dict[str, Any]:
-    raw = _content(path, limit)
-    if (count := raw.count(b"[") + raw.count(b"{")) > _CONTAINERS:
-        raise CheckpointError(f"{path}: {count} lists and objects, more than the {_CONTAINERS} allowed", hint=_AGAIN)
-    try:
-        content = json.loads(raw.decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}", hint=_AGAIN) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object", hint=_AGAIN)
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        seen = Counter(key for key, _ in pairs)  # one pass: an index has as many keys as a stranger likes
-        raise ValueError(f"{next(key for key in members if seen[key] > 1)!r} appears twice")
-    return members
-
-
-def _content(path: Path, limit: int) -> bytes:
-    with FileReader(path) as file:
-        if file.size > limit:
-            raise CheckpointError(
-                f"{path}: {file.size} bytes, more than the {limit} that such a file may have", hint=_AGAIN
-            )
-        return file.read(0, file.size)
+def _json(path: Place, limit: int) -> dict[str, Any]:
+    return json_object(content(path, limit), path, hint=_AGAIN)

@@ -4,16 +4,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import halve
 from halve.checkpoint.base import TensorInfo
+from halve.checkpoint.place import Place, content
+from halve.document import json_object
 from halve.errors import CheckpointError
 from halve.schemes import Scheme
 from halve.schemes.recipe import Recipe
 
 NAME = "halve.json"
+_AGAIN = "quantize the checkpoint again"
+_LIMIT = 256 << 20  # a trillion-parameter model's takes 45 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +42,21 @@ class Manifest:
         return (json.dumps(fields | {"sha256": digest}, indent=1) + "\n").encode()
 
 
-def read(folder: Path) -> Manifest | None:
+def read(folder: Place) -> Manifest | None:
     """The manifest of ``folder``; None where there is none. Raises CheckpointError for a damaged one."""
     path = folder / NAME
     if not path.exists():
         return None
     try:
-        raw = path.read_bytes()
-        content = json.loads(raw)
-        content.pop("sha256")
-        manifest = Manifest(**content)
+        raw = content(path, _LIMIT)
+        fields = json_object(raw, path, hint=_AGAIN)
+        fields.pop("sha256")
+        manifest = Manifest(**fields)
         intact = manifest.serialised() == raw
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a halve manifest: {error}", hint="quantize the checkpoint again") from None
+        raise CheckpointError(f"{path}: not a halve manifest: {error}", hint=_AGAIN) from None
     if not intact:
-        raise CheckpointError(f"{path} has been changed since it was written", hint="quantize the checkpoint again")
+        raise CheckpointError(f"{path} has been changed since it was written", hint=_AGAIN)
     return manifest
 
 

@@ -1,6 +1,5 @@
 """An ONNX model as a checkpoint: the weights of its linear layers as [out, in], under names that recipes understand."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,8 +13,8 @@ from halve.checkpoint.onnx_file import AGAIN, OnnxFile
 from halve.checkpoint.onnx_graph import Graph, Linear, products
 from halve.checkpoint.onnx_source import METHOD, MODEL
 from halve.checkpoint.onnx_strips import Strips
-from halve.checkpoint.storage import FileReader
-from halve.errors import CheckpointError
+from halve.checkpoint.place import content, local
+from halve.document import CONFIG_LIMIT, json_object
 
 PRODUCER = "halve"  # of models whose graph halve builds itself, from config.json
 _LIMIT = 128 << 20  # bytes of a file beside the model
@@ -36,7 +35,7 @@ class OnnxCheckpoint:
         folder = path.is_dir()
         self._folder = path if folder else None
         self.config: dict[str, Any] = self._config() if folder else {}
-        self.file = OnnxFile(inside(path, MODEL) if folder else path)
+        self.file = OnnxFile(local(inside(path, MODEL), "an ONNX model") if folder else path)
         self.files = self.file.files
         self.graph = Graph(self.file.model.graph)
         self.remarks = tuple(f"left alone: {what}" for what in self._left_alone())
@@ -96,7 +95,7 @@ class OnnxCheckpoint:
         if self._folder is not None:
             for path in sorted(self._folder.iterdir()):
                 if (path.name in AUXILIARY or path.name.startswith("LICENSE")) and path.is_file():
-                    files[path.name] = _content(self._folder, path.name)
+                    files[path.name] = content(inside(self._folder, path.name), _LIMIT)
         return files
 
     def close(self) -> None:
@@ -116,13 +115,7 @@ class OnnxCheckpoint:
         """The folder's config.json; empty where there is none."""
         if not (self.path / CONFIG).exists():
             return {}
-        try:
-            config = json.loads(_content(self.path, CONFIG))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.path / CONFIG}: not valid JSON: {error}", hint=AGAIN) from None
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{self.path / CONFIG}: not a JSON object", hint=AGAIN)
-        return config
+        return json_object(content(inside(self.path, CONFIG), CONFIG_LIMIT), self.path / CONFIG, hint=AGAIN)
 
 
 def shown(info: TensorInfo, linear: Linear | None) -> TensorInfo:
@@ -134,10 +127,3 @@ def shown(info: TensorInfo, linear: Linear | None) -> TensorInfo:
         return TensorInfo(linear.name, info.dtype, info.shape[::-1] if linear.transposed else info.shape)
     weight = len(info.shape) == 2 and info.name.endswith(".weight") and "embed" not in info.name
     return TensorInfo(f"{info.name}.constant", info.dtype, info.shape) if weight else info
-
-
-def _content(folder: Path, name: str) -> bytes:
-    with FileReader(inside(folder, name)) as file:
-        if file.size > _LIMIT:
-            raise CheckpointError(f"{folder / name}: {file.size} bytes, more than the {_LIMIT} allowed", hint=AGAIN)
-        return file.read(0, file.size)

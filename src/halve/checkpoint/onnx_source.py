@@ -1,8 +1,7 @@
 """From a path to an open ONNX model. Needs no ``onnx`` until there is one to open."""
 
-from pathlib import Path
-
 from halve.checkpoint.base import Checkpoint
+from halve.checkpoint.place import Place, local
 from halve.errors import UnsupportedError
 
 SUFFIX = ".onnx"
@@ -10,21 +9,21 @@ MODEL = "model.onnx"  # in a folder
 METHOD = "onnx-qdq"  # what an OnnxCheckpoint with quantized weights calls itself
 
 
-def holds_model(folder: Path) -> bool:
+def holds_model(folder: Place) -> bool:
     """Whether ``folder`` is an ONNX model's, and no other checkpoint's: transformers looks for other names first."""
     weights = (".safetensors", ".bin", ".pt", ".pth")
     return (folder / MODEL).is_file() and not any(path.suffix in weights for path in folder.iterdir())
 
 
-def open_onnx(path: Path) -> Checkpoint:
+def open_onnx(path: Place) -> Checkpoint:
     """The ONNX model at ``path``: a file, or a folder with ``model.onnx``.
 
-    Raises UnsupportedError where the ``onnx`` package is missing, CheckpointError for a file that is damaged.
+    Raises UnsupportedError for a URL, and where the ``onnx`` package is missing, CheckpointError for a damaged file.
     """
     require(str(path))
     from halve.checkpoint.onnx_checkpoint import OnnxCheckpoint  # noqa: PLC0415 - needs onnx
 
-    return OnnxCheckpoint(path)
+    return OnnxCheckpoint(local(path, "an ONNX model"))
 
 
 def require(what: str) -> None:

@@ -8,8 +8,8 @@ To add a name, add it to a row of ``_ROWS``, or a row.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from halve.checkpoint.place import Place
 from halve.errors import UnsupportedError
 
 
@@ -79,7 +79,7 @@ _ROWS = (
 PRETOKENIZERS: dict[str, PreTokenizer] = {name: row for row in _ROWS for name in row.names}
 
 
-def get(name: str, path: Path) -> PreTokenizer:
+def get(name: str, path: Place) -> PreTokenizer:
     """Return the row called ``name``. Raises UnsupportedError naming ``path`` and the known names."""
     try:
         return PRETOKENIZERS[name]

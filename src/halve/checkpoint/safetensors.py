@@ -19,8 +19,9 @@ from threading import Lock
 from typing import Any, NoReturn, TypeVar
 
 from halve.checkpoint.base import DTYPES, TensorInfo
+from halve.checkpoint.place import Place, RangeReader, open_ranges
 from halve.checkpoint.region import Region
-from halve.checkpoint.storage import FileReader, FileWriter
+from halve.checkpoint.storage import FileWriter
 from halve.errors import CheckpointError, OutputError, UnsupportedError
 
 MAX_HEADER = 100_000_000  # bytes; the library's own limit
@@ -56,13 +57,13 @@ class Header:
     data_start: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Place) -> Header:
     """The header of the file ``path``, checked against the file. Raises CheckpointError naming what is wrong."""
-    with FileReader(path) as file:
+    with open_ranges(path) as file:
         return header_of(file)
 
 
-def header_of(file: FileReader) -> Header:
+def header_of(file: RangeReader) -> Header:
     """The header of an open file; see `read_header`."""
     if file.size < _LENGTH.size:
         raise CheckpointError(
@@ -94,7 +95,7 @@ class _Json:
     the few shapes that a header may have is taken, and an entry is cut out, at bounded length, before it is parsed.
     """
 
-    def __init__(self, path: Path, raw: bytes) -> None:
+    def __init__(self, path: Place, raw: bytes) -> None:
         self._path, self._at = path, 0
         try:
             self._text = raw.decode()
@@ -198,7 +199,7 @@ def _shown(name: str) -> str:
     return repr(name) if len(name) <= MAX_NAME else f"{name[:40]!r}..."
 
 
-def _located(path: Path, name: str, entry: dict[str, Any]) -> Located:
+def _located(path: Place, name: str, entry: dict[str, Any]) -> Located:
     """Check one entry by itself. Raises CheckpointError naming the tensor."""
 
     def fail(why: str, hint: str = DAMAGED) -> NoReturn:
@@ -226,7 +227,7 @@ def _sizes(values: object) -> bool:
     return isinstance(values, list) and all(type(value) is int for value in values)  # a bool is an int, too
 
 
-def _side_by_side(path: Path, tensors: dict[str, Located], size: int) -> dict[str, Located]:
+def _side_by_side(path: Place, tensors: dict[str, Located], size: int) -> dict[str, Located]:
     """Sort by place; check that the tensors fill the ``size`` bytes of data without gap or overlap."""
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)))
     position, before = 0, ""

@@ -1,11 +1,10 @@
 """From what a user types to an open checkpoint."""
 
-from pathlib import Path
-
 from halve.checkpoint import hub, onnx_source
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.gguf_checkpoint import GgufCheckpoint
 from halve.checkpoint.hf import CONFIG, PICKLES, HfCheckpoint, refused_pickle
+from halve.checkpoint.place import Place, place
 from halve.checkpoint.torch_file import SUFFIXES
 from halve.errors import CheckpointError
 
@@ -16,14 +15,16 @@ HINT = (
 FILES = (".gguf", onnx_source.SUFFIX, ".safetensors", *PICKLES)  # what ends so was meant as a file, not a repository
 
 
-def open_checkpoint(spec: str | Path) -> Checkpoint:
+def open_checkpoint(spec: str | Place) -> Checkpoint:
     """Open a folder, a ``.gguf`` or ``.onnx`` file, or ``org/name[@revision]`` of the Hugging Face hub, in this order.
+
+    A folder or ``.gguf`` file may be a URL (`halve.checkpoint.url`), which is read by ranges.
 
     A folder without config.json that holds one ``.gguf`` file is that file. One with ``model.onnx`` and no weights of
     another kind is an ONNX model. Raises CheckpointError for what is none of
     these, or is damaged; UnsupportedError for a model of an unknown kind.
     """
-    path = Path(spec)
+    path = place(spec)
     try:
         if path.is_dir() and onnx_source.holds_model(path):
             return onnx_source.open_onnx(path)
@@ -40,13 +41,13 @@ def open_checkpoint(spec: str | Path) -> Checkpoint:
     return HfCheckpoint(hub.resolve(*repository))
 
 
-def _only_gguf(folder: Path) -> Path | None:
+def _only_gguf(folder: Place) -> Place | None:
     """The GGUF file of a folder that holds one and no config.json."""
     found = [path for path in folder.iterdir() if path.suffix.lower() == ".gguf"]
     return found[0] if len(found) == 1 and not (folder / CONFIG).exists() else None
 
 
-def _open_file(path: Path) -> Checkpoint:
+def _open_file(path: Place) -> Checkpoint:
     suffix = path.suffix.lower()
     if suffix == ".gguf":
         return GgufCheckpoint(path)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NoReturn
 
-from halve.checkpoint.storage import FileReader
+from halve.checkpoint.place import RangeReader
 from halve.errors import CheckpointError
 
 MAX_DIRECTORY = 64 << 20  # bytes; 200 000 tensors take 20 MB
@@ -51,7 +51,7 @@ class Record:
         return self.begin + self.nbytes
 
 
-def records_of(file: FileReader) -> dict[str, Record]:
+def records_of(file: RangeReader) -> dict[str, Record]:
     """The records of an open archive by name, without the folder that all of them are in.
 
     Raises CheckpointError for what is no zip archive, or not one as torch writes it.
@@ -75,11 +75,11 @@ def records_of(file: FileReader) -> dict[str, Record]:
     return records
 
 
-def _fail(file: FileReader, why: str, hint: str = DAMAGED) -> NoReturn:
+def _fail(file: RangeReader, why: str, hint: str = DAMAGED) -> NoReturn:
     raise CheckpointError(f"{file.path}: {why}", hint=hint)
 
 
-def _entries(file: FileReader) -> tuple[dict[str, tuple[int, int]], int]:
+def _entries(file: RangeReader) -> tuple[dict[str, tuple[int, int]], int]:
     """Name -> (offset of its local header, bytes) for every entry, and where the directory begins."""
     count, size, start = _directory(file)
     if size > MAX_DIRECTORY:
@@ -119,7 +119,7 @@ def _entries(file: FileReader) -> tuple[dict[str, tuple[int, int]], int]:
     return entries, start
 
 
-def _name(file: FileReader, raw: bytes) -> str:
+def _name(file: RangeReader, raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -139,7 +139,7 @@ def _wide(extra: bytes) -> list[int]:
     return []
 
 
-def _directory(file: FileReader) -> tuple[int, int, int]:
+def _directory(file: RangeReader) -> tuple[int, int, int]:
     """Number of entries, size and offset of the directory, from the records at the file's end."""
     tail_start = max(file.size - _END.size - _COMMENT, 0)
     tail = file.read(tail_start, file.size - tail_start)
@@ -167,7 +167,7 @@ def _directory(file: FileReader) -> tuple[int, int, int]:
     return count, size, start
 
 
-def _located(file: FileReader, name: str, header: int, nbytes: int) -> Record:
+def _located(file: RangeReader, name: str, header: int, nbytes: int) -> Record:
     if header + _LOCAL.size > file.size:
         _fail(file, f"record {name!r} lies outside the file")
     fields = _LOCAL.unpack(file.read(header, _LOCAL.size))

@@ -14,8 +14,9 @@ import numpy as np
 
 from halve.checkpoint import torch_archive, torch_emit, torch_pickle
 from halve.checkpoint.base import DTYPES, TensorInfo
+from halve.checkpoint.place import RangeReader
 from halve.checkpoint.safetensors import Located
-from halve.checkpoint.storage import FileReader, FileWriter
+from halve.checkpoint.storage import FileWriter
 from halve.checkpoint.torch_archive import DAMAGED, Record
 from halve.checkpoint.torch_pickle import RESAVE
 from halve.errors import CheckpointError, OutputError, UnsupportedError
@@ -34,7 +35,7 @@ class Strided(Located):
 
     strides: tuple[int, ...]  # in elements
 
-    def read(self, file: FileReader, start: int, stop: int, buffer: memoryview) -> None:
+    def read(self, file: RangeReader, start: int, stop: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with rows ``start..stop``. Takes memory for all that lies between their elements."""
         shape, dtype = (stop - start, *self.info.shape[1:]), DTYPES[self.info.dtype]
         if not len(buffer):
@@ -46,7 +47,7 @@ class Strided(Located):
         np.frombuffer(buffer, dtype).reshape(shape)[...] = view
 
 
-def tensors_of(file: FileReader) -> dict[str, Located]:
+def tensors_of(file: RangeReader) -> dict[str, Located]:
     """The tensors of an open file, located from its first byte on, in the order of their data.
 
     Raises CheckpointError for what torch has not written, or wrote before 1.6, for anything but a state dict of plain
@@ -79,7 +80,7 @@ def tensors_of(file: FileReader) -> dict[str, Located]:
     return dict(sorted(located.items(), key=lambda item: item[1].begin))
 
 
-def _check_byte_order(file: FileReader, records: dict[str, Record]) -> None:
+def _check_byte_order(file: RangeReader, records: dict[str, Record]) -> None:
     record = records.get("byteorder")
     if record is not None and file.read(record.begin, min(record.nbytes, 8)) != b"little":
         raise CheckpointError(
@@ -87,7 +88,7 @@ def _check_byte_order(file: FileReader, records: dict[str, Record]) -> None:
         )
 
 
-def _located(file: FileReader, name: str, tensor: torch_pickle.TorchTensor, records: dict[str, Record]) -> Located:
+def _located(file: RangeReader, name: str, tensor: torch_pickle.TorchTensor, records: dict[str, Record]) -> Located:
     record = records.get(f"data/{tensor.storage}")
     if record is None or record.nbytes != tensor.storage_bytes:
         there = "is missing" if record is None else f"has {record.nbytes} bytes"

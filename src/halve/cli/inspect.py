@@ -14,7 +14,7 @@ from halve.cli.parameter import json_option
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads. Default: one a processor.")
 @json_option
 def command(*, path: str, values: bool, html: Path | None, threads: int | None, as_json: bool) -> None:
-    """Look into the checkpoint PATH (folder, GGUF file, org/name): its scheme, layout and tensors.
+    """Look into the checkpoint PATH (folder, GGUF file, URL, org/name): its scheme, layout and tensors.
 
     Without --values and --html no weight is read.
 

@@ -88,8 +88,9 @@ def command(
 ) -> None:
     """Write a quantized copy of the checkpoint SRC into the new folder OUT.
 
-    SRC is a folder of safetensors, a GGUF file, or org/name[@revision] on the Hugging Face hub. Linear layers are
-    quantized; embeddings, the output head, norms and routers keep their type. Memory does not grow with the model.
+    SRC is a folder of safetensors, a GGUF file, the URL of one (s3://, gs://, hf://), or org/name[@revision] on the
+    Hugging Face hub. Linear layers are quantized; embeddings, the output head, norms and routers keep their type.
+    Memory does not grow with the model.
 
     \b
     halve quantize model out --scheme nvfp4a16

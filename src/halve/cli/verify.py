@@ -1,20 +1,18 @@
 """``halve verify``: prove a checkpoint whole and in range."""
 
-from pathlib import Path
-
 import click
 
 from halve.cli.parameter import Size, json_option
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path())
 @click.option("--against", metavar="SRC", help="The checkpoint it was made from: compare every tensor with it.")
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads. Default: one a processor.")
 @click.option("--memory", type=Size(), metavar="SIZE", help="Most memory of the whole process, such as 1GiB.")
 @json_option
-def command(*, path: Path, against: str | None, threads: int | None, memory: int | None, as_json: bool) -> None:
-    """Check the checkpoint in PATH; exit 1 with a list where something is wrong.
+def command(*, path: str, against: str | None, threads: int | None, memory: int | None, as_json: bool) -> None:
+    """Check the checkpoint in PATH, a folder or its URL; exit 1 with a list where something is wrong.
 
     Sizes, hashes and index are true, config and tensors agree, scales are finite and representable, codes are numbers;
     with --against, kept tensors are equal bit for bit and the loss of each layer is what its scheme promises.

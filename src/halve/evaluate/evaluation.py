@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import isfinite
-from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
 import numpy as np
 
+from halve.checkpoint.place import Place
 from halve.evaluate.estimate import Estimate, finite
 from halve.evaluate.layers import LayerLoss
 from halve.evaluate.operands import Operands
@@ -139,8 +139,8 @@ class Sample:
 class Evaluation:
     """One checkpoint, measured. ``losses`` begin with that of the weights alone."""
 
-    path: Path
-    against: Path | None
+    path: Place
+    against: Place | None
     label: str  # the scheme, or the format of the weights
     elements: tuple[str, ...]  # number formats in use: weights, scales, activations, cache
     bytes: int  # of the weight files

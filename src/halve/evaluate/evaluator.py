@@ -12,6 +12,7 @@ from typing import Self
 
 import numpy as np
 
+from halve.checkpoint.place import Place
 from halve.errors import CheckpointError, UnsupportedError
 from halve.evaluate import evaluation, operands, passages, subject, text
 from halve.evaluate.estimate import Estimate
@@ -53,7 +54,7 @@ class Evaluator:
 
     def __init__(
         self,
-        against: str | Path | None = None,
+        against: str | Place | None = None,
         *,
         texts: Iterable[str | Path | Text] = (),
         windows: int = WINDOWS,
@@ -91,7 +92,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        path: str | Path,
+        path: str | Place,
         *,
         scheme: str | None = None,
         activations: bool = False,
@@ -207,9 +208,9 @@ class Evaluator:
 
 
 def evaluate(
-    path: str | Path,
+    path: str | Place,
     *,
-    against: str | Path | None = None,
+    against: str | Place | None = None,
     texts: Iterable[str | Path | Text] = (),
     windows: int = WINDOWS,
     window: int = WINDOW,

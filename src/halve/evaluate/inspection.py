@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from html import escape
 from itertools import compress
 from math import prod
-from pathlib import Path
 from typing import Any, ClassVar
 
+from halve.checkpoint.place import Place
 from halve.evaluate.weights import CodeUse, Spread
 
 WORST = 10  # weights to name
@@ -64,7 +64,7 @@ class InspectedTensor:
 class Inspection:
     """A checkpoint, listed; with its values where they were read."""
 
-    path: Path
+    path: Place
     architecture: str
     layout: str
     tensors: tuple[InspectedTensor, ...]

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from halve import layouts
 from halve.checkpoint import manifest
 from halve.checkpoint.base import FLOATS, Checkpoint
 from halve.checkpoint.gguf_checkpoint import GgufCheckpoint
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.layouts.base import Stored, kv_scales, module, owners
 from halve.models.linear import why_kept
@@ -27,7 +27,7 @@ class Quantized:
 class Subject:
     """A checkpoint, as far as its headers tell."""
 
-    path: Path
+    path: Place
     scheme: str  # as the weights are stored, or as halve.json names it; empty where neither says
     element: str  # number format of most linear layers
     bytes: int  # of the weight files
@@ -41,7 +41,7 @@ class Subject:
         return self.scheme or self.element
 
 
-def describe(path: str | Path) -> Subject:
+def describe(path: str | Place) -> Subject:
     """Read the headers of the checkpoint ``path`` (folder, GGUF file or ``org/name[@revision]``).
 
     Raises CheckpointError where it cannot be opened, or where config and tensors contradict each other.

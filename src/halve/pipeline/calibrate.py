@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from halve.checkpoint.base import Checkpoint
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import UnsupportedError
 from halve.evaluate import builtin, passages
@@ -111,7 +112,7 @@ class _Moments:
 
 
 def calibrate(
-    source: str | Path | Checkpoint,
+    source: str | Place | Checkpoint,
     out: str | Path,
     *,
     texts: Sequence[str] = ("builtin",),
@@ -137,7 +138,7 @@ def calibrate(
     out = Path(out)
     with ExitStack() as stack:
         checkpoint = source
-        if isinstance(checkpoint, str | Path):
+        if isinstance(checkpoint, str | Place):
             checkpoint = stack.enter_context(closing(open_checkpoint(checkpoint)))
         loader = Loader(checkpoint)
         cut = _cut(checkpoint.path, checkpoint.auxiliary(), texts, windows, window)
@@ -176,7 +177,7 @@ def calibrate(
     return CalibrateResult(out, layers, len(columns), tuple(unreached), hessians, facts, size, seconds)
 
 
-def _cut(path: Path, files: dict[str, bytes], names: Sequence[str], windows: int, window: int) -> list[Passage]:
+def _cut(path: Place, files: dict[str, bytes], names: Sequence[str], windows: int, window: int) -> list[Passage]:
     if windows < 1 or window < passages.SMALLEST:
         raise UnsupportedError(
             f"{windows} windows of {window} tokens", hint=f"at least one window, of {passages.SMALLEST} tokens or more"

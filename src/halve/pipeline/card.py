@@ -20,6 +20,7 @@ import yaml
 
 import halve
 from halve import schemes
+from halve.checkpoint.place import Place
 from halve.errors import OutputError
 from halve.evaluate.depth import kind
 from halve.evaluate.evaluation import Evaluation
@@ -51,7 +52,7 @@ class Origin:
         return f"{self.repository}@{self.revision}" if self.repository and self.revision else self.name
 
 
-def origin(path: Path, sha256: str) -> Origin:
+def origin(path: Place, sha256: str) -> Origin:
     """The origin at ``path``, a checkpoint's folder or file; snapshots in the hub's cache are called by their names."""
     real = path.resolve()
     cached = _CACHED.fullmatch(real.parent.parent.name) if real.parent.name == "snapshots" else None

@@ -16,6 +16,7 @@ import numpy as np
 from halve import formats, layouts
 from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs import reference
 from halve.errors import FormatError, UnsupportedError
@@ -97,7 +98,7 @@ class ConvertResult:
 
 
 def convert(
-    source: str | Path,
+    source: str | Place,
     out: str | Path,
     layout: str,
     *,

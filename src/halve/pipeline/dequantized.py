@@ -1,13 +1,13 @@
 """A quantized checkpoint seen as plain numbers."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from halve.checkpoint.base import Checkpoint, TensorInfo
+from halve.checkpoint.place import Place
 from halve.layouts.base import Layout, as_bytes, owners
 from halve.pipeline.workers import BAND_ROWS
 from halve.schemes.quantize import dequantize
@@ -22,7 +22,7 @@ class Dequantized:
     quantization: dict[str, Any] | None = None
 
     def __init__(self, checkpoint: Checkpoint, layout: Layout) -> None:
-        self.path: Path = checkpoint.path
+        self.path: Place = checkpoint.path
         self.files = checkpoint.files
         self.config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
         self.checkpoint = checkpoint

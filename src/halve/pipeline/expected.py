@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import OutputError
 from halve.pipeline.calibration import Calibration
@@ -73,7 +74,7 @@ class _Nowhere:
 
 
 def expected(
-    source: str | Path,
+    source: str | Place,
     job: Plan,
     out: Path,
     machines: int,

@@ -1,13 +1,13 @@
 """A checkpoint seen through a folding: its tensors as they become, band by band."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
+from halve.checkpoint.place import Place
 from halve.transforms.folding import Folding
 
 
@@ -18,7 +18,7 @@ class Folded:
     """
 
     def __init__(self, checkpoint: Checkpoint, folding: Folding) -> None:
-        self.path: Path = checkpoint.path
+        self.path: Place = checkpoint.path
         self.files = checkpoint.files
         self.config: dict[str, Any] = checkpoint.config
         self.quantization = checkpoint.quantization

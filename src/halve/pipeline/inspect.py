@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from math import prod
-from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from halve import layouts
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.evaluate.inspection import InspectedTensor, Inspection
 from halve.evaluate.weights import CodeCount, CodeUse, Size, Spread, Tails
@@ -26,7 +26,7 @@ from halve.schemes.quantize import dequantize
 
 
 def inspect(
-    path: str | Path,
+    path: str | Place,
     *,
     values: bool = False,
     threads: int | None = None,

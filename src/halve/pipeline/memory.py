@@ -17,6 +17,7 @@ from pathlib import Path
 from halve.algorithms.base import Needs
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo
 from halve.checkpoint.experts import UnpackedExperts
+from halve.checkpoint.place import held_reading
 from halve.checkpoint.transposed import STRIP_BYTES
 from halve.errors import LimitError
 from halve.pipeline.bands import multiple
@@ -164,12 +165,15 @@ def of_weights(block: Block) -> int:
 
 def held(checkpoint: Checkpoint, name: str) -> int:
     """Bytes that a worker which reads ``name`` holds beside its band."""
+    reading = held_reading(checkpoint.path)
     match checkpoint:
         case UnpackedExperts():
-            return checkpoint.matrix_bytes(name)
+            return reading + checkpoint.matrix_bytes(name)
         case Dequantized() if checkpoint.layout.strips and name in checkpoint.weights:
-            return strip_bytes(checkpoint.checkpoint.tensors[entry] for entry in checkpoint.weights[name].entries)
-    return 0
+            return reading + strip_bytes(
+                checkpoint.checkpoint.tensors[entry] for entry in checkpoint.weights[name].entries
+            )
+    return reading
 
 
 def strip_bytes(entries: Iterable[TensorInfo]) -> int:

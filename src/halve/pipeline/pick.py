@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from halve.checkpoint.base import Checkpoint
+from halve.checkpoint.place import Place
 from halve.evaluate import builtin
 from halve.evaluate.evaluator import Evaluator
 
@@ -34,7 +35,7 @@ class Pick:
         return {"picked": self.name, "kld": {name: dict(kinds) for name, kinds in self.kld.items()}}
 
 
-def pick(source: str | Path | Checkpoint, candidates: Mapping[str, Path], *, activations: bool) -> Pick:
+def pick(source: str | Place | Checkpoint, candidates: Mapping[str, Path], *, activations: bool) -> Pick:
     """The candidate whose KL divergence from ``source`` is least on halve's own held-out texts.
 
     ``candidates`` are checkpoints by name, the safest first: another is picked only where it is better on average and
@@ -42,7 +43,7 @@ def pick(source: str | Path | Checkpoint, candidates: Mapping[str, Path], *, act
 
     Raises UnsupportedError for an architecture that halve does not run.
     """
-    path = source if isinstance(source, str | Path) else source.path
+    path = source if isinstance(source, str | Place) else source.path
     kld: dict[str, dict[str, float]] = {}
     with Evaluator(path, texts=builtin.builtin("pick"), windows=WINDOWS) as evaluator:
         for name, folder in candidates.items():

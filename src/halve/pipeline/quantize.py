@@ -12,6 +12,7 @@ import halve
 from halve import algorithms, layouts, schemes
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.onnx_source import only_layout
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import UnsupportedError
 from halve.pipeline import shard
@@ -44,7 +45,7 @@ CANDIDATES = ("hessian_diag", "gptq")  # the safest first
 
 
 def planned(
-    source: str | Path,
+    source: str | Place,
     scheme: str,
     *,
     stats: str | Path | None = None,
@@ -77,7 +78,7 @@ def planned(
 
 
 def quantize(
-    source: str | Path | Checkpoint,
+    source: str | Place | Checkpoint,
     out: str | Path,
     scheme: str,
     *,
@@ -150,7 +151,7 @@ def quantize(
     out, limit, overrides = Path(out), Memory(memory), tuple(overrides)
     allow = runnable(hardware, (scheme, *(name for _, name in overrides)), allow)
     with ExitStack() as stack:
-        checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
+        checkpoint = open_checkpoint(source) if isinstance(source, str | Place) else source
         if checkpoint is not source:
             stack.callback(checkpoint.close)
         choices: dict[str, Any] = {

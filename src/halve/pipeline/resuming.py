@@ -8,6 +8,7 @@ from typing import Any
 import halve
 from halve.checkpoint import manifest
 from halve.checkpoint.base import Checkpoint
+from halve.checkpoint.place import stamp
 from halve.errors import CheckpointError, OutputError
 from halve.pipeline import workspace
 from halve.pipeline.experts import seen
@@ -18,7 +19,7 @@ from halve.schemes.recipe import parse
 
 def described(checkpoint: Checkpoint, options: Mapping[str, Any], texts: Iterable[str]) -> dict[str, Any]:
     """What must be the same for a job to go on: halve, the files of the source, options and texts. JSON-ready."""
-    source = [[file.name, (status := file.stat()).st_size, status.st_mtime_ns] for file in checkpoint.files]
+    source = [stamp(file) for file in checkpoint.files]
     calibrate = [hashlib.sha256(p.read_bytes()).hexdigest() if (p := Path(t)).is_file() else t for t in texts]
     return {"version of halve": halve.__version__, "source": source, "calibrate": calibrate, **options}
 

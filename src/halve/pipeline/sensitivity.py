@@ -5,10 +5,10 @@ layer. A backward pass tells (Fisher information, extras/torch_stats.py); where 
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
+from halve.checkpoint.place import Place
 from halve.evaluate import builtin, passages
 from halve.evaluate.scores import score
 from halve.runtime.linear import Array
@@ -23,7 +23,7 @@ class Sensitivity:
     Raises UnsupportedError for an architecture that halve does not run, CheckpointError where the tokenizer is missing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._model = load(path)
         window, tokenizer = min(WINDOW, self._model.context), self._model.tokenizer
         self._passages = [

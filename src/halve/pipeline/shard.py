@@ -14,6 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import OutputError
 from halve.pipeline.calibration import Calibration
@@ -33,7 +34,7 @@ from halve.transforms.folding import Folding
 class Job:
     """What all machines are told: the source and the statistics by paths that mean the same on each of them."""
 
-    source: Path
+    source: Place
     plan: Plan
     shard_bytes: int
     statistics: Path | None

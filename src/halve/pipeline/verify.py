@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from html import escape
 from math import isfinite
-from pathlib import Path
 from statistics import fmean
 from threading import Event, Lock
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from halve import layouts, schemes
 from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
+from halve.checkpoint.place import Place, open_ranges, place
 from halve.checkpoint.safetensors import read_header
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs.reference import value_table
@@ -48,7 +48,7 @@ class Problem:
 class VerifyResult:
     """What `verify` found; healthy where ``problems`` is empty."""
 
-    path: Path
+    path: Place
     scheme: str
     layout: str
     tensors: int
@@ -118,9 +118,9 @@ def _finite(db: float) -> float | None:
 
 
 def verify(
-    path: str | Path,
+    path: str | Place,
     *,
-    against: str | Path | None = None,
+    against: str | Place | None = None,
     threads: int | None = None,
     memory: int | None = None,
     progress: ProgressCallback | None = None,
@@ -132,12 +132,12 @@ def verify(
     source: that names match, kept tensors are equal bit for bit, and each quantized tensor's SQNR is above the scheme's
     floor. What is wrong is listed in the result, not raised.
 
-    ``memory`` is the most bytes that the whole process takes.
+    Both may be URLs. ``memory`` is the most bytes that the whole process takes.
 
     Raises CheckpointError where the folder, or the source, cannot be opened as a checkpoint at all, LimitError where
     ``memory`` is too little.
     """
-    folder = Path(path)
+    folder = place(path)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {what}", hint="give the folder of a checkpoint")
@@ -150,7 +150,7 @@ def verify(
 
 @dataclass(slots=True)
 class _Verification:
-    folder: Path
+    folder: Place
     checkpoint: Checkpoint
     source: Checkpoint | None
     threads: int | None
@@ -241,15 +241,12 @@ class _Verification:
             elif file.stat().st_size != facts.get("bytes"):
                 self._problem(name, f"{file.stat().st_size} bytes, {facts.get('bytes')} were written")
             elif "header_sha256" in facts:
-                with file.open("rb") as opened:
-                    header = opened.read(read_header(file).data_start)
-                self._same(name, "the header has", hashlib.sha256(header).hexdigest(), facts["header_sha256"])
+                header = _sha256(file, read_header(file).data_start)
+                self._same(name, "the header has", header, facts["header_sha256"])
             else:
-                with file.open("rb") as opened:
-                    content = hashlib.file_digest(opened, "sha256").hexdigest()
-                self._same(name, "the file has", content, facts.get("sha256"))
-        for file in folder.glob("*.safetensors"):
-            if file.name not in written.files:
+                self._same(name, "the file has", _sha256(file, facts["bytes"]), facts.get("sha256"))
+        for file in folder.iterdir():
+            if file.suffix == ".safetensors" and file.name not in written.files:
                 self._problem(file.name, f"a weight file that {manifest.NAME} does not list")
         for name in written.tensors.keys() ^ self.checkpoint.tensors.keys() if written.tensors else ():
             self._problem(name, "missing" if name in written.tensors else f"not listed in {manifest.NAME}")
@@ -336,6 +333,15 @@ class _Verification:
         assert self.source is not None  # noqa: S101 - an origin comes from it
         data = np.empty((end - start) * origin.row_bytes, np.uint8)
         return np.frombuffer(self.source.read(origin.name, start, end, data.data), DTYPES[origin.dtype])
+
+
+def _sha256(file: Place, nbytes: int) -> str:
+    """Hash of the first ``nbytes`` bytes of ``file``."""
+    digest = hashlib.sha256()
+    with open_ranges(file) as opened:
+        for begin, end in bands(nbytes, 1):
+            digest.update(opened.read(begin, end - begin))
+    return digest.hexdigest()
 
 
 def _damage(q: QTensor) -> str:

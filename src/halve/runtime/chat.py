@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from halve.checkpoint.place import Place
 from halve.errors import CheckpointError
 from halve.runtime.text import json_file, token_text
 
@@ -32,7 +32,7 @@ _WIDTHS = frozenset({"center", "expandtabs", "format", "format_map", "ljust", "r
 class Chat:
     """The chat template among the ``files`` of the checkpoint at ``path``, if there is one."""
 
-    def __init__(self, path: Path, files: Mapping[str, bytes]) -> None:
+    def __init__(self, path: Place, files: Mapping[str, bytes]) -> None:
         self._path = path
         settings = json_file(path, files, "tokenizer_config.json")
         found = settings | json_file(path, files, "special_tokens_map.json")
@@ -75,7 +75,7 @@ class Chat:
         )
 
 
-def _source(path: Path, files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str:
+def _source(path: Place, files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str:
     """The template's text: of chat_template.jinja, chat_template.json or tokenizer_config.json, in this order."""
     if "chat_template.jinja" in files:
         return files["chat_template.jinja"].decode("utf-8", "replace")

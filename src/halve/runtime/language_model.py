@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import CheckpointError, UnsupportedError
 from halve.runtime.chat import Chat, Message
@@ -27,7 +27,7 @@ class LanguageModel(ABC, Generic[C]):
 
     engine: str
 
-    def __init__(self, path: Path, config: dict[str, Any], *, vocabulary: int, context: int) -> None:
+    def __init__(self, path: Place, config: dict[str, Any], *, vocabulary: int, context: int) -> None:
         self.path = path
         self.config = config
         self.vocabulary = vocabulary

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from halve import formats, layouts
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo, read_array
 from halve.checkpoint.experts import UnpackedExperts
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs import dispatch
 from halve.codecs.reference import code_dtype
@@ -32,7 +32,7 @@ _AGAIN = "the checkpoint is incomplete or its config.json is not its own: fetch 
 _UNUSED = ("rotary_emb.inv_freq", ".k_scale", ".v_scale", ".input_scale", ".input_global_scale", ".output_scale")
 
 
-def load(path: str | Path, *, threads: int | None = None) -> Model:
+def load(path: str | Place, *, threads: int | None = None) -> Model:
     """Open a folder, a ``.gguf`` file or ``org/name[@revision]``, dense or quantized, and dequantize it to float32.
 
     Raises UnsupportedError for an architecture, activation or rope scaling that no family knows; CheckpointError for

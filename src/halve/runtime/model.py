@@ -1,11 +1,11 @@
 """The reference path: models in float32, whose every layer can be watched."""
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from halve.checkpoint.place import Place
 from halve.errors import CheckpointError
 from halve.runtime.kv_cache import KvCache, Store
 from halve.runtime.language_model import LanguageModel
@@ -23,7 +23,7 @@ class Model(LanguageModel[KvCache]):
 
     engine = "reference path"
 
-    def __init__(self, path: Path, config: dict[str, Any], *, vocabulary: int, context: int) -> None:
+    def __init__(self, path: Place, config: dict[str, Any], *, vocabulary: int, context: int) -> None:
         super().__init__(path, config, vocabulary=vocabulary, context=context)
         self.linears: dict[str, Linear] = {}
         self.parameters: dict[str, Array] = {}

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from halve.checkpoint.place import Place
 from halve.errors import CheckpointError
 
 _REPLACEMENT = "\ufffd"  # what bytes that are not yet a character decode to
@@ -22,7 +22,7 @@ class Tokenizer:
     Raises CheckpointError where there is none, or where it cannot be used.
     """
 
-    def __init__(self, path: Path, files: Mapping[str, bytes]) -> None:
+    def __init__(self, path: Place, files: Mapping[str, bytes]) -> None:
         if "tokenizer.json" not in files:
             raise CheckpointError(
                 f"{path}: there is no tokenizer.json, which text needs",
@@ -64,7 +64,7 @@ class Tokenizer:
 
 
 @contextmanager
-def _library_errors(path: Path) -> Iterator[None]:
+def _library_errors(path: Place) -> Iterator[None]:
     """CheckpointErrors in place of what the tokenizers library raises: bare Exception, and Rust's panics beside it."""
     try:
         yield
@@ -105,7 +105,7 @@ class Streamed:
         return self._tokenizer.decode([*self._said, *self._waiting])[len(before) :]
 
 
-def json_file(path: Path, files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+def json_file(path: Place, files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     """The JSON object in file ``name``; empty where there is no such file. Raises CheckpointError where it is none."""
     if name not in files:
         return {}

@@ -1,11 +1,11 @@
 """The decoder of every family in float32: one forward pass, which reads a `halve.models.decoder.Decoder`."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halve.checkpoint.place import Place
 from halve.models.decoder import EMBEDDING, NORM, Decoder
 from halve.models.linear import OUTPUT_HEAD
 from halve.runtime import rope
@@ -22,7 +22,7 @@ class Transformer(Model):
     With ``layer`` only that decoder layer, which `decode` runs, so that a model need not fit into memory.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], decoder: Decoder, layer: int | None = None) -> None:
+    def __init__(self, path: Place, config: dict[str, Any], decoder: Decoder, layer: int | None = None) -> None:
         self.decoder = decoder
         self.geometry = geometry = decoder.geometry
         super().__init__(path, config, vocabulary=geometry.vocab, context=decoder.context)

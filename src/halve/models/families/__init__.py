@@ -4,7 +4,6 @@ A file states `FAMILIES`: how a config.json becomes a `Geometry` and a `Decoder`
 they share. Models of other kinds are quantized by names and shapes, which `halve.models.arch` knows.
 """
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -12,6 +11,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+from halve import document
 from halve.errors import CheckpointError, UnsupportedError
 from halve.models import setting
 from halve.models.decoder import Decoder
@@ -69,16 +69,12 @@ def read_geometry(path: Path) -> Geometry:
 def read_config(file: Path) -> dict[str, Any]:
     """The content of a config.json. Raises CheckpointError where it cannot be read or is no JSON object."""
     try:
-        config = json.loads(file.read_bytes())
+        raw = document.read(file, document.CONFIG_LIMIT)
     except OSError as error:
         raise CheckpointError(
             f"{file}: {error.strerror}", hint="give a config.json or a folder that holds one"
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON: {error}", hint="give a model's config.json") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} holds no JSON object", hint="give a model's config.json")
-    return config
+    return document.json_object(raw, file, hint="give a model's config.json")
 
 
 def _family(config: Mapping[str, Any], name: str) -> Family:

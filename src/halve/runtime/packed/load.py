@@ -4,11 +4,11 @@ import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
 from halve.checkpoint.base import FLOATS, read_array
+from halve.checkpoint.place import Place
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs import dispatch
 from halve.codecs.reference import Codes, code_dtype
@@ -33,7 +33,7 @@ _MULTIPLIED = frozenset(("linear", "router", "embedding", "head"))  # what is pa
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
-def load(path: str | Path, *, mode: Mode = "bf16", kv: Kv = "fp16", threads: int | None = None) -> PackedModel:
+def load(path: str | Place, *, mode: Mode = "bf16", kv: Kv = "fp16", threads: int | None = None) -> PackedModel:
     """Open a folder, a ``.gguf`` file or ``org/name[@revision]``, and pack its weights as they are stored.
 
     ``mode`` is in what activations are multiplied, ``kv`` in what keys and values are stored (in FP8 under the scales
@@ -63,7 +63,7 @@ def load(path: str | Path, *, mode: Mode = "bf16", kv: Kv = "fp16", threads: int
 
 
 def load_quickest(
-    path: str | Path, *, mode: Mode = "bf16", kv: Kv = "fp16", threads: int | None = None
+    path: str | Place, *, mode: Mode = "bf16", kv: Kv = "fp16", threads: int | None = None
 ) -> PackedModel | Model:
     """`load` where native code can compute the model, else the reference path, `halve.load`, with its FP32 cache."""
     if kernels.native is None:

@@ -1,13 +1,13 @@
 """A decoder of packed weights: one native call from tokens to logits."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halve.checkpoint.place import Place
 from halve.codecs import dispatch
 from halve.errors import CheckpointError, UnsupportedError
 from halve.models.decoder import EMBEDDING, NORM, Decoder
@@ -40,7 +40,7 @@ class PackedModel(LanguageModel[PackedCache]):
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         config: dict[str, Any],
         decoder: Decoder,
         *,
