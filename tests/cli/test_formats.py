@@ -161,8 +161,8 @@ def test_memory_of_a_config_and_of_its_folder(tmp_path):
     ("content", "code", "message"),
     [
         (None, 1, "No such file"),
-        ("{", 1, "is not JSON"),
-        ("[]", 1, "holds no JSON object"),
+        ("{", 1, "not valid JSON"),
+        ("[]", 1, "not a JSON object"),
         ('{"model_type": "mamba"}', 2, "'mamba' has no geometry"),
         ('{"model_type": "llama"}', 1, "num_attention_heads = None"),
         ('{"model_type": "llama", "num_attention_heads": 0}', 1, "num_attention_heads = 0"),

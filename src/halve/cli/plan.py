@@ -35,8 +35,8 @@ def command(
 ) -> None:
     """Rank machines, precisions, cuts and batches for MODEL by what a million tokens cost.
 
-    MODEL is a folder, a GGUF file, a config.json, the URL of one, org/name, or the name of a published model. Nothing is
-    downloaded; of a URL, headers are read.
+    MODEL is a folder, a GGUF file, a config.json, the URL of one, org/name, or the name of a published model. Nothing
+    is downloaded; of a URL, headers are read.
 
     \b
     halve plan Llama-3.1-8B --ttft 2s --tpot 50ms --context 32k
