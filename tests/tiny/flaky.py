@@ -14,6 +14,7 @@ class Flaky(MemoryFileSystem):
     pseudo_dirs = [""]  # noqa: RUF012
     requests = []  # noqa: RUF012 - of ranges: (path, begin, end)
     failures = deque()  # noqa: RUF012
+    write_failures = deque()  # noqa: RUF012 - of files that are written; None lets one pass
     truncate = 0
 
     @classmethod
@@ -29,13 +30,23 @@ class Flaky(MemoryFileSystem):
             return content[:-1]
         return content
 
+    def pipe_file(self, path, value, mode="overwrite", **kwargs):
+        self._fail(Flaky.write_failures)
+        super().pipe_file(path, value, mode, **kwargs)
+
+    def _open(self, path, mode="rb", **kwargs):
+        if mode == "wb":
+            self._fail(Flaky.write_failures)
+        return super()._open(path, mode, **kwargs)
+
     def info(self, path, **kwargs):
         self._fail()
         return super().info(path, **kwargs)
 
-    def _fail(self):
-        if Flaky.failures:
-            raise Flaky.failures.popleft()
+    def _fail(self, failures=None):
+        failures = Flaky.failures if failures is None else failures
+        if failures and (error := failures.popleft()) is not None:
+            raise error
 
     @classmethod
     def reset(cls):
@@ -44,6 +55,7 @@ class Flaky(MemoryFileSystem):
         cls.pseudo_dirs[:] = [""]
         cls.requests.clear()
         cls.failures.clear()
+        cls.write_failures.clear()
         cls.truncate = 0
 
 

@@ -7,7 +7,6 @@ Specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from halve.checkpoint.base import TensorInfo
 from halve.checkpoint.gguf import ARRAY, BOOL, DEFAULT_ALIGNMENT, ENCODINGS, MAGIC, NUMBERS, STRING, U32, U64, Encoding
 from halve.checkpoint.gguf_llama import source_rows
-from halve.checkpoint.storage import FileWriter
+from halve.checkpoint.place import Place, open_writer
 from halve.errors import OutputError
 
 Value = bool | int | float | str | list[str] | NDArray[np.generic]  # as `Metadata` gives them back
@@ -63,7 +62,7 @@ class GgufWriter:
     Raises OutputError where the file exists, cannot be made, or does not fit on the disk.
     """
 
-    def __init__(self, path: Path, entries: Sequence[TensorInfo], model: GgufModel) -> None:
+    def __init__(self, path: Place, entries: Sequence[TensorInfo], model: GgufModel) -> None:
         self.path = path
         self.entries = tuple(entries)
         plan = _Plan(model)
@@ -73,7 +72,7 @@ class GgufWriter:
         self._begins = {name: plan.offsets[tensor.name] for name, tensor in model.tensors.items()}
         self._written: dict[str, dict[int, int]] = {name: {} for name in model.tensors}
         self._lock = Lock()
-        self._file = FileWriter(path, self.nbytes)
+        self._file = open_writer(path, self.nbytes)
         try:
             self._file.write(0, memoryview(plan.header))
             for name, values in model.constants.items():

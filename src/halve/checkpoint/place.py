@@ -1,17 +1,19 @@
 """Where a file lies: a path of this machine, or a URL. Here, and nowhere else, is decided which."""
 
+import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from halve.checkpoint.remote import HELD, RemoteReader
-from halve.checkpoint.storage import FileReader
+from halve.checkpoint import remote, upload
+from halve.checkpoint.storage import FileReader, FileWriter
 from halve.checkpoint.url import MARK, Url
 from halve.document import too_large
 from halve.errors import UnsupportedError
 
 Place: TypeAlias = Path | Url
+_CHUNK = 4 << 20
 
 
 class RangeReader(Protocol):
@@ -47,6 +49,34 @@ class RangeReader(Protocol):
     ) -> None: ...
 
 
+class NewFile(Protocol):
+    """A new file of a known size, written in any order from any thread; it has its name once it is finished."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Put ``data``, a view of bytes, at ``offset``."""
+        ...
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """``nbytes`` bytes from ``offset`` on, as they are by now."""
+        ...
+
+    def sync(self) -> None:
+        """Bring what has been written to where it outlives the process, where there is such a place."""
+        ...
+
+    def finish(self) -> None:
+        """Make the file whole under its name."""
+        ...
+
+    def suspend(self) -> None:
+        """Close the file, and leave what is written to a later job, where it can be."""
+        ...
+
+    def discard(self) -> None:
+        """Remove what is unfinished; after `finish`, or a second time, do nothing."""
+        ...
+
+
 def place(spec: str | Place) -> Place:
     """The place that ``spec`` names: a URL where it has ``://`` in it, else a path; ``file://`` is a path, too.
 
@@ -64,7 +94,12 @@ def place(spec: str | Place) -> Place:
 
 def open_ranges(file: Place) -> RangeReader:
     """Open ``file`` to be read by ranges. Raises CheckpointError where it cannot be."""
-    return RemoteReader(file) if isinstance(file, Url) else FileReader(file)
+    return remote.RemoteReader(file) if isinstance(file, Url) else FileReader(file)
+
+
+def open_writer(file: Place, nbytes: int) -> NewFile:
+    """Begin the new ``file`` of exactly ``nbytes`` bytes. Raises OutputError where it cannot be made."""
+    return upload.UploadWriter(file, nbytes) if isinstance(file, Url) else FileWriter(file, nbytes)
 
 
 def content(file: Place, limit: int) -> bytes:
@@ -73,6 +108,17 @@ def content(file: Place, limit: int) -> bytes:
         if opened.size > limit:
             raise too_large(file, opened.size, limit)
         return opened.read(0, opened.size)
+
+
+def sha256(file: Place, nbytes: int) -> str:
+    """Hash of the first ``nbytes`` bytes of ``file``. Raises CheckpointError where it cannot be read so far."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(nbytes, _CHUNK)))
+    with open_ranges(file) as opened:
+        for begin in range(0, nbytes, _CHUNK):
+            part = buffer[: min(_CHUNK, nbytes - begin)]
+            opened.read_into(begin, part)
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def stamp(file: Place) -> list[Any]:
@@ -92,4 +138,9 @@ def local(found: Place, what: str) -> Path:
 
 def held_reading(file: Place) -> int:
     """Bytes that a thread which reads ``file`` holds beside its buffer."""
-    return HELD if isinstance(file, Url) else 0
+    return remote.HELD if isinstance(file, Url) else 0
+
+
+def held_writing(file: Place) -> int:
+    """Bytes that a thread which writes ``file`` holds beside what it writes."""
+    return upload.HELD if isinstance(file, Url) else 0

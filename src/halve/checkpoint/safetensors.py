@@ -19,9 +19,8 @@ from threading import Lock
 from typing import Any, NoReturn, TypeVar
 
 from halve.checkpoint.base import DTYPES, TensorInfo
-from halve.checkpoint.place import Place, RangeReader, open_ranges
+from halve.checkpoint.place import Place, RangeReader, open_ranges, open_writer
 from halve.checkpoint.region import Region
-from halve.checkpoint.storage import FileWriter
 from halve.errors import CheckpointError, OutputError, UnsupportedError
 
 MAX_HEADER = 100_000_000  # bytes; the library's own limit
@@ -260,7 +259,7 @@ class ShardWriter:
     entries have one name.
     """
 
-    def __init__(self, path: Path, entries: Sequence[TensorInfo], metadata: Mapping[str, str]) -> None:
+    def __init__(self, path: Place, entries: Sequence[TensorInfo], metadata: Mapping[str, str]) -> None:
         self.path = path
         self.entries = tuple(entries)
         header = _serialised(path, self.entries, metadata)
@@ -272,7 +271,7 @@ class ShardWriter:
             self.nbytes += entry.nbytes
         self._missing = self.nbytes - len(header)
         self._lock = Lock()
-        self._file = FileWriter(path, self.nbytes)
+        self._file = open_writer(path, self.nbytes)
         try:
             self._file.write(0, memoryview(header))
         except BaseException:
@@ -330,7 +329,7 @@ def file_bytes(entries: Sequence[TensorInfo], metadata: Mapping[str, str]) -> in
     return len(_serialised(Path(), tuple(entries), metadata)) + sum(entry.nbytes for entry in entries)
 
 
-def _serialised(path: Path, entries: tuple[TensorInfo, ...], metadata: Mapping[str, str]) -> bytes:
+def _serialised(path: Place, entries: tuple[TensorInfo, ...], metadata: Mapping[str, str]) -> bytes:
     """Everything before the data: length, JSON, and spaces up to the alignment."""
     header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     position = 0

@@ -7,16 +7,14 @@ Nothing in it is run. What `TorchWriter` makes, ``torch.load(weights_only=True)`
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
 from halve.checkpoint import torch_archive, torch_emit, torch_pickle
 from halve.checkpoint.base import DTYPES, TensorInfo
-from halve.checkpoint.place import RangeReader
+from halve.checkpoint.place import Place, RangeReader, open_writer
 from halve.checkpoint.safetensors import Located
-from halve.checkpoint.storage import FileWriter
 from halve.checkpoint.torch_archive import DAMAGED, Record
 from halve.checkpoint.torch_pickle import RESAVE
 from halve.errors import CheckpointError, OutputError, UnsupportedError
@@ -130,7 +128,7 @@ class TorchWriter:
     entries have one name.
     """
 
-    def __init__(self, path: Path, entries: Sequence[TensorInfo]) -> None:
+    def __init__(self, path: Place, entries: Sequence[TensorInfo]) -> None:
         self.path = path
         self.entries = tuple(entries)
         self._keys = {entry.name: f"data/{i}" for i, entry in enumerate(self.entries)}
@@ -147,7 +145,7 @@ class TorchWriter:
         self._sizes = {entry.name: entry.nbytes for entry in self.entries}
         self._pieces = {entry.name: _Pieces() for entry in self.entries}
         self._lock = Lock()
-        self._file = FileWriter(path, self.nbytes)
+        self._file = open_writer(path, self.nbytes)
 
     def write(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Put ``data`` at byte ``offset`` of tensor ``name``; from any thread, any part of any tensor, in any order.

@@ -6,7 +6,6 @@ most `STRIP_BYTES`, so that a tensor is gone through once, or, where it is large
 
 from collections.abc import Collection, Mapping
 from math import prod
-from pathlib import Path
 from threading import local
 from typing import Any, Protocol
 from weakref import ReferenceType, ref
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve.checkpoint.base import DTYPES, Checkpoint, TensorInfo, read_array
+from halve.checkpoint.place import Place
 
 STRIP_BYTES = 32 << 20
 _CHUNK_BYTES = 1 << 20
@@ -56,7 +56,7 @@ def _strip(checkpoint: Checkpoint, info: TensorInfo, start: int, stop: int) -> N
 class Shard(Protocol):
     """A file of tensors in the making: `ShardWriter`, or ONNX's `DataFile`."""
 
-    path: Path
+    path: Place
     entries: tuple[TensorInfo, ...]
     nbytes: int
 
@@ -93,7 +93,7 @@ class TransposedShard:
     """
 
     def __init__(self, shard: Shard, transposed: Collection[str]) -> None:
-        self.path: Path = shard.path
+        self.path: Place = shard.path
         self.entries = shard.entries
         self.nbytes = shard.nbytes
         self._shard = shard

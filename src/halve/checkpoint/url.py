@@ -14,12 +14,13 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, Self, TypeVar
 
-from halve.errors import CheckpointError, UnsupportedError
+from halve.errors import CheckpointError, HalveError, OutputError, UnsupportedError
 
 MARK = "://"
 DRIVERS = {
@@ -196,6 +197,33 @@ class Url:
         found = getattr(_filesystem(self), method)
         return persistently(self, lambda: found(self._path, *arguments, **options))
 
+    def put(self, content: bytes | Callable[[Any, str], None]) -> None:
+        """Make it the file with this ``content``, or what a function sends that is given the driver and its path.
+
+        Tried again where it fails, from the beginning. Raises OutputError where the storage refuses or does not answer.
+        """
+        filesystem, path = _filesystem(self), self._path
+
+        def send() -> None:
+            if isinstance(content, bytes):
+                filesystem.pipe_file(path, content)
+            else:
+                content(filesystem, path)
+
+        try:
+            persistently(self, send, OutputError)
+        except FileNotFoundError as error:
+            raise OutputError(f"{self}: {_reason(error)}", hint="make the bucket first, or check the URL") from error
+
+    def remove(self) -> None:
+        """Remove the file, or the folder and all that is in it; nothing where it is not there.
+
+        Raises OutputError where the storage refuses or does not answer.
+        """
+        filesystem, path = _filesystem(self), self._path
+        with suppress(FileNotFoundError):
+            persistently(self, lambda: filesystem.rm(path, recursive=True), OutputError)
+
     @property
     def _path(self) -> str:
         """What the driver calls it."""
@@ -220,21 +248,21 @@ class Url:
         return size
 
 
-def persistently(url: Url, action: Callable[[], Answer]) -> Answer:
+def persistently(url: Url, action: Callable[[], Answer], failed: type[HalveError] = CheckpointError) -> Answer:
     """What ``action`` returns, tried again after errors that may pass.
 
-    Raises FileNotFoundError as it comes; CheckpointError for all other errors, when they last.
+    Raises FileNotFoundError and errors of halve as they come; ``failed`` for all others, when they last.
     """
     for attempt in range(TRIES):
         try:
             return action()
-        except FileNotFoundError:
+        except (FileNotFoundError, HalveError):
             raise
         except Exception as error:  # every driver has its own transport, with errors of its own
             if _lasts(error):
-                raise _refused(url, error) from error
+                raise failed(f"{url}: {_reason(error)}", hint=_credentials(url)) from error
             if attempt + 1 == TRIES:
-                raise CheckpointError(
+                raise failed(
                     f"{url}: no answer after {TRIES} tries: {_reason(error)}",
                     hint="check the network and the storage, then run it again",
                 ) from error
@@ -257,12 +285,9 @@ def _lasts(error: Exception) -> bool:
     return 400 <= status < 500 and status not in _PASSING_STATUSES
 
 
-def _refused(url: Url, error: Exception) -> CheckpointError:
+def _credentials(url: Url) -> str:
     driver = DRIVERS.get(url.protocol, "the driver")
-    return CheckpointError(
-        f"{url}: {_reason(error)}",
-        hint=f"check the URL, and the credentials that {driver} finds (its own variables and files)",
-    )
+    return f"check the URL, and the credentials that {driver} finds (its own variables and files)"
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,5 @@
 """``halve convert``: change the layout of a quantized checkpoint."""
 
-from pathlib import Path
-
 import click
 
 from halve.cli.parameter import LAYOUT, SCHEME, Size, json_option
@@ -9,7 +7,7 @@ from halve.cli.parameter import LAYOUT, SCHEME, Size, json_option
 
 @click.command()
 @click.argument("src")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path())
 @click.option("--layout", type=LAYOUT, required=True, help="How weights are to be stored; `halve schemes` lists them.")
 @click.option("--scheme", type=SCHEME, help="Quantize again, to this scheme. Default: keep the codes.")
 @click.option("--shard-size", type=Size(), default="5GB", show_default=True, help="Largest weight file.")
@@ -20,7 +18,7 @@ from halve.cli.parameter import LAYOUT, SCHEME, Size, json_option
 def command(
     *,
     src: str,
-    out: Path,
+    out: str,
     layout: str,
     scheme: str | None,
     shard_size: int,

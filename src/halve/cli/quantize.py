@@ -11,7 +11,7 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, MACHINE, SCHEME, TOOL, TRANSF
 
 @click.command()
 @click.argument("src")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path())
 @click.option("--scheme", type=SCHEME, help="What weights become; `halve schemes` lists them.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="A YAML file, or a halve.json, that says all of this.")
 @click.option("--layout", type=LAYOUT, help="How they are stored. Default: the first layout that holds the scheme.")
@@ -59,7 +59,7 @@ from halve.cli.parameter import ALGORITHM, LAYOUT, MACHINE, SCHEME, TOOL, TRANSF
 def command(
     *,
     src: str,
-    out: Path,
+    out: str,
     scheme: str | None,
     recipe: Path | None,
     layout: str | None,
@@ -125,7 +125,7 @@ def command(
     within = None if budget is None else Budget.parse(budget, lambda text: Size().convert(text, None, None))
     if dry_run:
         said |= {"stats": stats, "budget": within, "allow": allow, "hardware": hardware, "memory": memory}
-        plan = planned(src, scheme, threads=threads, **said)
+        plan = planned(src, scheme, threads=threads, out=out, **said)
         total = f"{size(plan.file_bytes(shard_size))} in {len(plan.shards(shard_size))} weight file(s)"
         if cluster is not None:
             if not cluster.isdecimal() or not int(cluster):

@@ -16,7 +16,6 @@ Facts from autoawq 0.2.9 (``modules/linear/gemm.py``, ``utils/packing_utils.py``
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from halve import schemes
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo
+from halve.checkpoint.place import Place
 from halve.checkpoint.safetensors import ShardWriter
 from halve.checkpoint.transposed import Columns, TransposedShard
 from halve.codecs import dispatch
@@ -96,7 +96,7 @@ class Awq(Layout):
             f"{name}.scales": q.scales.astype(np.float16),
         }
 
-    def weight_files(self, out: Path, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
+    def weight_files(self, out: Place, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
         """Safetensors whose matrices lie [in, out]. Raises UnsupportedError for several group sizes: there is one."""
         if len({scheme.weight for scheme in contents.quantized.values()}) > 1:
             raise UnsupportedError(

@@ -5,7 +5,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from halve.checkpoint.base import DTYPES, Checkpoint, TensorInfo, read_array
 from halve.checkpoint.hf import INDEX, SINGLE
+from halve.checkpoint.place import Place
 from halve.checkpoint.safetensors import ShardWriter, file_bytes
 from halve.errors import CheckpointError, UnsupportedError
 from halve.schemes import Block, Scheme
@@ -64,7 +64,7 @@ class Contents:
 class WeightFile(Protocol):
     """A file of weights in the making, as `ShardWriter` is one; it has its name once it is finished."""
 
-    path: Path
+    path: Place
     entries: tuple[TensorInfo, ...]
     nbytes: int  # of the whole file
 
@@ -158,7 +158,7 @@ class Layout(ABC):
         """Every file beside the weights: name -> content."""
         return contents.auxiliary | {CONFIG: as_json(contents.config | self.config(contents))}
 
-    def weight_files(self, out: Path, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
+    def weight_files(self, out: Place, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
         """The files for ``shards`` of entries, opened in the folder ``out``. Raises OutputError for a full disk."""
         del contents
         files: list[WeightFile] = []

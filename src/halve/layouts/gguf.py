@@ -14,7 +14,6 @@ An entry has the name and the rows that it has in Hugging Face, and as bytes wha
 
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +26,7 @@ from halve.checkpoint.gguf_blocks import BLOCKS, encoding_of, pack, row_bytes, u
 from halve.checkpoint.gguf_checkpoint import GgufCheckpoint
 from halve.checkpoint.gguf_export import MODEL_TYPES, export
 from halve.checkpoint.gguf_writer import GgufModel, GgufWriter, file_bytes
+from halve.checkpoint.place import Place
 from halve.errors import FormatError
 from halve.layouts.base import Contents, Layout, Stored, Support, WeightFile, cast, module, with_scale
 from halve.schemes import Scheme
@@ -114,7 +114,7 @@ class Gguf(Layout):
         """Licences: all else is in the file."""
         return {name: content for name, content in contents.auxiliary.items() if name.startswith("LICENSE")}
 
-    def weight_files(self, out: Path, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
+    def weight_files(self, out: Place, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
         """One file.
 
         Raises UnsupportedError for an architecture, rope scaling or tokenizer that llama.cpp has no word for,

@@ -18,7 +18,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from halve import formats, schemes
 from halve.checkpoint.base import Checkpoint, TensorInfo, read_array
+from halve.checkpoint.place import Place
 from halve.codecs import dispatch
 from halve.errors import CheckpointError, FormatError, UnsupportedError
 from halve.layouts.base import Contents, Layout, Stored, Support, WeightFile, module, need, quant_method
@@ -93,7 +93,7 @@ class GptOss(Layout):
             "quantization_config": {"quant_method": METHOD, "modules_to_not_convert": _NOT_CONVERTED},
         }
 
-    def weight_files(self, out: Path, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
+    def weight_files(self, out: Place, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
         """Files in which the pieces of all experts lie one after another, as one tensor.
 
         Raises UnsupportedError for another architecture, and where some of a layer's experts are missing.

@@ -23,7 +23,6 @@ Facts from gptqmodel 7 (``nn_modules/qlinear``, ``utils/model.py``), auto-gptq 0
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 
 from halve import schemes
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo, read_array
+from halve.checkpoint.place import Place
 from halve.checkpoint.safetensors import ShardWriter
 from halve.checkpoint.transposed import Columns, TransposedShard
 from halve.codecs import dispatch
@@ -121,7 +121,7 @@ class Gptq(Layout):
             band[f"{name}.g_idx"] = (np.arange(weight.columns) // size).astype(np.int32)
         return band
 
-    def weight_files(self, out: Path, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
+    def weight_files(self, out: Place, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
         """Safetensors whose matrices lie [in, out].
 
         Raises UnsupportedError for symmetric and asymmetric schemes together: they need different formats.

@@ -23,7 +23,6 @@ config.json, and that of an ONNX source with the weights of MatMul and Gemm repl
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
@@ -33,6 +32,7 @@ from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo, read_a
 from halve.checkpoint.onnx_source import METHOD, MODEL, require
 from halve.checkpoint.onnx_strips import Strips
 from halve.checkpoint.onnx_types import BY_FORMAT
+from halve.checkpoint.place import Place
 from halve.checkpoint.transposed import TransposedShard
 from halve.errors import UnsupportedError
 from halve.layouts.base import CONFIG, Contents, Layout, Stored, Support, WeightFile, as_json, quant_method
@@ -98,7 +98,7 @@ class OnnxQdq(Layout):
         files = {name: content for name, content in contents.auxiliary.items() if name != MODEL}
         return files | ({CONFIG: as_json(contents.config)} if contents.config else {})
 
-    def weight_files(self, out: Path, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
+    def weight_files(self, out: Place, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
         """The data, and the graph behind it. Raises UnsupportedError for a model whose graph halve cannot make."""
         plan = _Plan(shards, contents)
         data = external.DataFile(out / DATA, plan.stored)

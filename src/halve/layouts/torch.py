@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from halve import formats, schemes
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo, read_array
 from halve.checkpoint.hf import INDEX, TORCH_CODES, TORCH_CODES_INDEX, TORCH_INDEX, TORCH_SINGLE
+from halve.checkpoint.place import Place
 from halve.checkpoint.torch_file import TorchWriter, file_bytes
 from halve.codecs import dispatch
 from halve.codecs.reference import code_dtype
@@ -133,13 +134,13 @@ class Torch(Layout):
         ]
         return {"quantization_config": {"quant_method": METHOD, "format": _FORMAT, "groups": groups}}
 
-    def weight_files(self, out: Path, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
+    def weight_files(self, out: Place, shards: Sequence[Sequence[TensorInfo]], contents: Contents) -> list[WeightFile]:
         """One file, or a numbered part a shard."""
         whole = Path(TORCH_SINGLE if all(scheme.dense for scheme in contents.quantized.values()) else TORCH_CODES)
         files: list[WeightFile] = []
         try:
             for i, entries in enumerate(shards):
-                part = f"{whole.stem}-{i + 1:05d}-of-{len(shards):05d}{whole.suffix}" if len(shards) > 1 else whole
+                part = f"{whole.stem}-{i + 1:05d}-of-{len(shards):05d}{whole.suffix}" if len(shards) > 1 else whole.name
                 files.append(TorchWriter(out / part, entries))
         except BaseException:
             for file in files:

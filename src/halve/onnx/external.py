@@ -6,12 +6,11 @@ memory; small tensors lie at multiples of 64. Specification: https://github.com/
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 
 from halve.checkpoint.base import TensorInfo
+from halve.checkpoint.place import Place, open_writer
 from halve.checkpoint.region import Region
-from halve.checkpoint.storage import FileWriter
 from halve.errors import OutputError, UnsupportedError
 
 _PAGE, _LINE = 4096, 64
@@ -49,14 +48,14 @@ class DataFile:
     on the disk; UnsupportedError where two entries have one name.
     """
 
-    def __init__(self, path: Path, entries: Sequence[TensorInfo]) -> None:
+    def __init__(self, path: Place, entries: Sequence[TensorInfo]) -> None:
         self.path = path
         self.entries = tuple(entries)
         found = places(self.entries)
         self.nbytes = found.nbytes
         self._regions = {entry.name: Region(found.begins[entry.name], entry.nbytes) for entry in self.entries}
         self._lock = Lock()
-        self._file = FileWriter(path, self.nbytes)
+        self._file = open_writer(path, self.nbytes)
 
     def write(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Put ``data`` at byte ``offset`` of tensor ``name``; from any thread, any part of any tensor, in any order.
@@ -104,10 +103,10 @@ class GraphFile:
 
     entries: tuple[TensorInfo, ...] = ()
 
-    def __init__(self, path: Path, content: bytes) -> None:
+    def __init__(self, path: Place, content: bytes) -> None:
         self.path = path
         self.nbytes = len(content)
-        self._file = FileWriter(path, self.nbytes)
+        self._file = open_writer(path, self.nbytes)
         try:
             self._file.write(0, memoryview(content))
         except BaseException:

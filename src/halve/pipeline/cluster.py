@@ -20,7 +20,7 @@ from halve.errors import HalveError, LimitError, UnsupportedError
 from halve.layouts.base import Layout, shard_name
 from halve.pipeline import shard
 from halve.pipeline.memory import MIB
-from halve.pipeline.output import Output
+from halve.pipeline.output import LocalOutput
 from halve.pipeline.progress import Meter
 from halve.pipeline.shard import Job, Written
 from halve.pipeline.workers import Crew
@@ -57,7 +57,7 @@ class Cluster:
         if self._ours:
             self._ray.shutdown()
 
-    def write(self, job: Job, output: Output, memory: int, meter: Meter) -> None:
+    def write(self, job: Job, output: LocalOutput, memory: int, meter: Meter) -> None:
         """Have the machines write the files of ``job`` of which ``output`` has nothing yet, and take them.
 
         ``memory`` is what a worker takes. Raises what the work raised.

@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from html import escape
 from math import isinf
-from pathlib import Path
 from threading import Event
 from time import perf_counter
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from halve import formats, layouts
 from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
-from halve.checkpoint.place import Place
+from halve.checkpoint.place import Place, held_writing, place
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs import reference
 from halve.errors import FormatError, UnsupportedError
@@ -34,8 +33,10 @@ from halve.pipeline.plan import SHARD_BYTES, Plan, TensorPlan, able_layouts, ass
 from halve.pipeline.progress import Meter, ProgressCallback
 from halve.pipeline.quantize import quantize
 from halve.pipeline.resuming import described
+from halve.pipeline.store import claim
+from halve.pipeline.store import output as output_at
 from halve.pipeline.workers import Cancelled, Crew, bands
-from halve.pipeline.workspace import NAME, Workspace
+from halve.pipeline.workspace import NAME
 from halve.schemes import Block, Scheme
 from halve.schemes.qtensor import QTensor
 from halve.schemes.quantize import dequantize
@@ -48,7 +49,7 @@ _TORCH = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 class ConvertResult:
     """What `convert` wrote, and what that lost beyond what the source had lost already."""
 
-    path: Path
+    path: Place
     source_layout: str
     layout: str
     scheme: str
@@ -99,7 +100,7 @@ class ConvertResult:
 
 def convert(
     source: str | Place,
-    out: str | Path,
+    out: str | Place,
     layout: str,
     *,
     scheme: str | None = None,
@@ -121,7 +122,7 @@ def convert(
     layouts that can; else as `quantize` does.
     """
     began = perf_counter()
-    out, target = Path(out), layouts.get(layout)
+    out, target = place(out), layouts.get(layout)
     with closing(open_checkpoint(source)) as checkpoint:
         origin = layouts.detect(checkpoint)
         plain = Dequantized(checkpoint, origin)
@@ -160,15 +161,15 @@ def convert(
         asked = {"layout": layout, "scheme": scheme, "shard size": shard_bytes}
         if resume and (done := _finished(out, origin, job, shard_bytes)):
             return replace(done, seconds=perf_counter() - began)
-        crew = Memory(memory).crew(plain, job, threads, "nothing", hessians=False)
+        crew = Memory(memory, writing=held_writing(out)).crew(plain, job, threads, "nothing", hessians=False)
         with (
-            Workspace(out, described(checkpoint, asked, ()), resume=resume) as workspace,
-            Output(workspace, out, job.nbytes) as output,
+            claim(out, described(checkpoint, asked, ()), resume=resume) as workspace,
+            output_at(workspace, out, job.nbytes) as output,
         ):
             return _Converting(plain, job, output, crew, progress).run(shard_bytes, began)
 
 
-def _finished(out: Path, origin: Layout, job: Plan, shard_bytes: int) -> ConvertResult | None:
+def _finished(out: Place, origin: Layout, job: Plan, shard_bytes: int) -> ConvertResult | None:
     """The result of this ``job`` where it was finished at ``out``; None where it was not."""
     if (out / NAME).exists() or not (out / manifest.NAME).exists():
         return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from halve.checkpoint.place import Place
+from halve.checkpoint.place import Place, local, place
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import OutputError
 from halve.pipeline.calibration import Calibration
@@ -76,7 +76,7 @@ class _Nowhere:
 def expected(
     source: str | Place,
     job: Plan,
-    out: Path,
+    out: str | Place,
     machines: int,
     *,
     stats: str | Path | None = None,
@@ -103,7 +103,7 @@ def expected(
         source_bytes=sum(tensor.source.nbytes for tensor in job.tensors),
         written_bytes=job.nbytes,
         work_rate=rate,
-        write_rate=_write_rate(out),
+        write_rate=_write_rate(local(place(out), "the storage whose rate is measured")),
     )
 
 

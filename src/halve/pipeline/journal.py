@@ -26,6 +26,28 @@ class Finished:
     entries: Mapping[str, str]
 
 
+def serialised(finished: Iterable[Finished]) -> bytes:
+    """A line each."""
+    return b"".join(json.dumps({"tensors": one.tensors, "entries": one.entries}).encode() + b"\n" for one in finished)
+
+
+def parse(raw: bytes) -> tuple[list[Finished], int]:
+    """What lines say up to the first that makes no sense, and their length in bytes."""
+    finished: list[Finished] = []
+    length = 0
+    for line in raw.split(b"\n")[:-1]:
+        try:
+            match json.loads(line):
+                case {"tensors": dict(tensors), "entries": dict(entries)}:
+                    finished.append(Finished(tensors, entries))
+                case _:
+                    break
+        except (ValueError, RecursionError):
+            break
+        length += len(line) + 1
+    return finished, length
+
+
 class Journal:
     """The file ``path``, gone on with where there is one.
 
@@ -62,7 +84,7 @@ class Journal:
             try:
                 if ready:
                     self._sync()
-                    self._write([{"tensors": one.tensors, "entries": one.entries} for one in ready])
+                    self._write(ready)
                     self.finished += ready
             except BaseException as error:
                 with self._lock:
@@ -81,27 +103,17 @@ class Journal:
     def _read(self) -> int:
         """Take what is finished from the file; the length of what makes sense."""
         try:
-            lines = self.path.read_bytes().split(b"\n")[:-1]
+            raw = self.path.read_bytes()
         except FileNotFoundError:
             return 0
         except OSError as error:
             raise self._failed(error) from None
-        length = 0
-        for line in lines:
-            try:
-                match json.loads(line):
-                    case {"tensors": dict(tensors), "entries": dict(entries)}:
-                        self.finished.append(Finished(tensors, entries))
-                    case _:
-                        break
-            except (ValueError, RecursionError):
-                break
-            length += len(line) + 1
+        self.finished, length = parse(raw)
         return length
 
-    def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Write ``lines`` behind what is whole, over what an interrupted call has left there."""
-        content = memoryview(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    def _write(self, finished: Iterable[Finished]) -> None:
+        """Write ``finished`` behind what is whole, over what an interrupted call has left there."""
+        content = memoryview(serialised(finished))
         end = self._length
         os.ftruncate(self._fd, end)
         while content:

@@ -45,6 +45,7 @@ class Memory:
     """At most ``limit`` bytes for the whole process, as ``ru_maxrss`` counts them; None: what the machine has."""
 
     limit: int | None = None
+    writing: int = 0  # bytes that each worker holds while it sends a file
 
     def require(self, nbytes: int, what: str, instead: str = "") -> None:
         """Raise LimitError where ``what``, which takes ``nbytes`` beside what the process holds, does not fit.
@@ -80,12 +81,13 @@ class Memory:
             return Crew.of(threads)
         pieces, known = set(pieces), tensors * _TENSOR + entries * _ENTRY
         largest = max(pieces, key=lambda piece: piece.nbytes(SMALLEST_BAND))
-        least = known + _WORKER + largest.nbytes(SMALLEST_BAND)
+        worker = _WORKER + self.writing
+        least = known + worker + largest.nbytes(SMALLEST_BAND)
         self.require(least, f"the job, with one worker at {largest.name},", largest.instead)
         room, wanted = self.left(known), threads or threads_available()
         sizes = [BAND_BYTES >> halved for halved in range((BAND_BYTES // SMALLEST_BAND).bit_length())]
         for size, count in sorted(((size, count) for size in sizes for count in range(1, wanted + 1)), key=_worth):
-            if count * (max(piece.nbytes(size) for piece in pieces) + _WORKER) <= room:
+            if count * (max(piece.nbytes(size) for piece in pieces) + worker) <= room:
                 return Crew(count, size)
         return Crew(1, SMALLEST_BAND)
 

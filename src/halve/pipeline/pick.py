@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from halve.checkpoint.base import Checkpoint
@@ -35,7 +34,7 @@ class Pick:
         return {"picked": self.name, "kld": {name: dict(kinds) for name, kinds in self.kld.items()}}
 
 
-def pick(source: str | Place | Checkpoint, candidates: Mapping[str, Path], *, activations: bool) -> Pick:
+def pick(source: str | Place | Checkpoint, candidates: Mapping[str, Place], *, activations: bool) -> Pick:
     """The candidate whose KL divergence from ``source`` is least on halve's own held-out texts.
 
     ``candidates`` are checkpoints by name, the safest first: another is picked only where it is better on average and

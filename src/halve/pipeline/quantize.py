@@ -12,7 +12,7 @@ import halve
 from halve import algorithms, layouts, schemes
 from halve.checkpoint.base import Checkpoint
 from halve.checkpoint.onnx_source import only_layout
-from halve.checkpoint.place import Place
+from halve.checkpoint.place import Place, held_writing, place
 from halve.checkpoint.source import open_checkpoint
 from halve.errors import UnsupportedError
 from halve.pipeline import shard
@@ -26,7 +26,7 @@ from halve.pipeline.experts import unpacked
 from halve.pipeline.job_log import JobLog
 from halve.pipeline.making import make_plan
 from halve.pipeline.memory import Memory, largest_group, whole_model, worker
-from halve.pipeline.output import Output
+from halve.pipeline.output import LocalOutput
 from halve.pipeline.pick import pick
 from halve.pipeline.plan import SHARD_BYTES, Plan, check_scheme, default_layout
 from halve.pipeline.progress import ProgressCallback
@@ -35,6 +35,8 @@ from halve.pipeline.resuming import described, finished
 from halve.pipeline.runnable import runnable
 from halve.pipeline.smoothing import fold, foldable
 from halve.pipeline.statistics import StatisticsFile
+from halve.pipeline.store import StoreWorkspace, claim
+from halve.pipeline.store import output as output_at
 from halve.pipeline.workers import Crew, threads_available
 from halve.pipeline.workspace import Workspace, check_free
 from halve.schemes.recipe import OnNonfinite
@@ -54,9 +56,12 @@ def planned(
     hardware: str | None = None,
     threads: int | None = None,
     memory: int | None = None,
+    out: str | Place | None = None,
     **choices: Any,
 ) -> Plan:
     """`make_plan` for a checkpoint and a statistics file by their paths; what a ``budget`` buys is measured.
+
+    ``out``, of which nothing is looked at, may be a URL: what is sent there takes memory, too.
 
     Raises as `quantize` does, and so LimitError where the job takes more than ``memory``.
     """
@@ -71,7 +76,8 @@ def planned(
             bought = _within(budget, seen, (scheme, *allow), known, threads=threads, memory=Memory(memory))
             choices["overrides"] = (*known["overrides"], *bought)
         job = make_plan(seen, scheme, statistics=statistics, **choices)
-        _crew(Memory(memory), seen, job, statistics, threads)
+        limit = Memory(memory, writing=0 if out is None else held_writing(place(out)))
+        _crew(limit, seen, job, statistics, threads)
         return job
     finally:
         checkpoint.close()
@@ -79,7 +85,7 @@ def planned(
 
 def quantize(
     source: str | Place | Checkpoint,
-    out: str | Path,
+    out: str | Place,
     scheme: str,
     *,
     layout: str | None = None,
@@ -106,6 +112,8 @@ def quantize(
     progress: ProgressCallback | None = None,
 ) -> QuantizeResult:
     """Quantize the checkpoint ``source`` (folder, GGUF file or ``org/name[@revision]``) into the new folder ``out``.
+
+    Both may be URLs (`halve.checkpoint.url`); `halve.pipeline.store` says how files come to be there.
 
     ``scheme`` and ``layout`` are names from `halve schemes`; ``rule`` is a scale rule of the scheme; ``ignore`` and
     ``include`` name tensors or modules (``re:`` for a regular expression), ``overrides`` are pairs of such a name and
@@ -148,7 +156,8 @@ def quantize(
     is another job. Where nothing worth keeping was finished, nothing is left at ``out`` after an error.
     """
     began = perf_counter()
-    out, limit, overrides = Path(out), Memory(memory), tuple(overrides)
+    out, overrides = place(out), tuple(overrides)
+    limit = Memory(memory, writing=held_writing(out))
     allow = runnable(hardware, (scheme, *(name for _, name in overrides)), allow)
     with ExitStack() as stack:
         checkpoint = open_checkpoint(source) if isinstance(source, str | Place) else source
@@ -175,16 +184,18 @@ def quantize(
             stats = Path(stats)
             asked["statistics"] = StatisticsFile(stats).sha256
         asked |= {"budget": budget and asdict(budget), "allow": allow, "shard size": shard_bytes}
-        workspace = stack.enter_context(Workspace(out, described(checkpoint, asked, calibrate), resume=resume))
-        if workspace.adopted:
+        workspace = claim(out, described(checkpoint, asked, calibrate), resume=resume)
+        stack.enter_context(workspace)
+        if isinstance(workspace, Workspace) and workspace.adopted:
             shutil.rmtree(workspace.path)
             return replace(cast("QuantizeResult", finished(checkpoint, out, {})), seconds=perf_counter() - began)
         if calibrate:
+            here = _here(workspace, "--calibrate", "run `halve calibrate` first, and give --stats its file")
             row = schemes.get(scheme)
             check_scheme(row, layouts.get(layout or default_layout(row)), checkpoint, calibrated=True)
             hessians = algorithm in (None, AUTO, "gptq")
             stats = _gathered(
-                workspace, checkpoint, calibrate, hessians=hessians, threads=threads, memory=memory, log=stages
+                here, checkpoint, calibrate, hessians=hessians, threads=threads, memory=memory, log=stages
             )
         statistics = None if stats is None else StatisticsFile(Path(stats))
         choices["statistics"] = statistics
@@ -204,10 +215,18 @@ def quantize(
         work = _Work(checkpoint, statistics, shard_bytes, threads, limit, progress, workspace, stages, cluster)
         if len(jobs) == 1:
             return work.write(next(iter(jobs.values())), out, began)
+        here = _here(workspace, "comparing candidates", "--algorithm gptq, which compares nothing")
         limit.require(2 * whole_model(checkpoint), "comparing candidates", "--algorithm gptq, which compares nothing")
-        made = {name: work.write(job, workspace.path / name, began) for name, job in jobs.items()}
+        made = {name: work.write(job, here.path / name, began) for name, job in jobs.items()}
         with stages.stage("compare"):
-            return _picked(checkpoint, made, workspace, began)
+            return _picked(checkpoint, made, here, began)
+
+
+def _here(workspace: Workspace | StoreWorkspace, what: str, instead: str) -> Workspace:
+    """``workspace``, which ``what`` needs on this machine. Raises UnsupportedError for a URL, with what to do."""
+    if isinstance(workspace, StoreWorkspace):
+        raise UnsupportedError(f"{what} needs an OUT on this machine, and {workspace.out} is a URL", hint=instead)
+    return workspace
 
 
 def _crew(
@@ -302,26 +321,27 @@ class _Work:
     threads: int | None
     memory: Memory
     progress: ProgressCallback | None
-    workspace: Workspace
+    workspace: Workspace | StoreWorkspace
     log: JobLog
     cluster: str | None
 
-    def write(self, job: Plan, out: Path, began: float) -> QuantizeResult:
+    def write(self, job: Plan, out: Place, began: float) -> QuantizeResult:
         if self.cluster:
             check_cluster(job.layout)
+            _here(self.workspace, "--cluster", "name a folder that all machines see")
         crew = _crew(self.memory, self.checkpoint, job, self.statistics, self.threads)
-        with Output(self.workspace, out, job.nbytes) as output:
+        with output_at(self.workspace, out, job.nbytes) as output:
             if job.recipe.on_nonfinite == "keep":
                 with self.log.stage("look for NaN", sum(t.source.nbytes for t in job.quantized)):
                     job = job.keep(nonfinite(self.checkpoint, job, crew))
             with self.log.stage("transforms") if job.recipe.transforms else nullcontext():
                 calibration = Calibration(self.statistics, fold(self.checkpoint, self.statistics, job, crew))
             run = Quantizing(self.checkpoint, job, calibration, output, crew=crew, progress=self.progress, log=self.log)
-            if self.cluster:
+            if self.cluster and isinstance(output, LocalOutput):
                 self._elsewhere(self.cluster, run, output)
             return run.run(output, self.shard_bytes, began)
 
-    def _elsewhere(self, address: str, run: Quantizing, output: Output) -> None:
+    def _elsewhere(self, address: str, run: Quantizing, output: LocalOutput) -> None:
         """Have a cluster write the weight files."""
         file = self.statistics
         job = shard.Job(

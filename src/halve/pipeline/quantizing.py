@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from math import isinf
-from pathlib import Path
 from threading import Event
 from time import perf_counter
 from typing import Any, Protocol, cast
@@ -21,6 +20,7 @@ from halve import algorithms
 from halve.algorithms.base import Prepared
 from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, Checkpoint
+from halve.checkpoint.place import Place
 from halve.errors import FormatError, HalveError
 from halve.evaluate.sqnr import Sqnr
 from halve.layouts.base import as_bytes
@@ -45,7 +45,7 @@ from halve.schemes.statistics import Statistics
 class QuantizeResult:
     """What `quantize` wrote."""
 
-    path: Path
+    path: Place
     plan: Plan
     bytes: int  # of the weight files, as on disk
     source_bytes: int

@@ -8,7 +8,7 @@ from typing import Any
 import halve
 from halve.checkpoint import manifest
 from halve.checkpoint.base import Checkpoint
-from halve.checkpoint.place import stamp
+from halve.checkpoint.place import Place, stamp
 from halve.errors import CheckpointError, OutputError
 from halve.pipeline import workspace
 from halve.pipeline.experts import seen
@@ -24,7 +24,7 @@ def described(checkpoint: Checkpoint, options: Mapping[str, Any], texts: Iterabl
     return {"version of halve": halve.__version__, "source": source, "calibrate": calibrate, **options}
 
 
-def finished(checkpoint: Checkpoint, out: Path, options: Mapping[str, Any]) -> QuantizeResult | None:
+def finished(checkpoint: Checkpoint, out: Place, options: Mapping[str, Any]) -> QuantizeResult | None:
     """The result of a job that was finished at ``out``; None where there is none. Reads no weights.
 
     Raises OutputError where it was done with other ``options``.

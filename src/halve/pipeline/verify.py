@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from halve import layouts, schemes
 from halve.checkpoint import manifest
 from halve.checkpoint.base import DTYPES, FLOATS, Checkpoint, TensorInfo
-from halve.checkpoint.place import Place, open_ranges, place
+from halve.checkpoint.place import Place, place, sha256
 from halve.checkpoint.safetensors import read_header
 from halve.checkpoint.source import open_checkpoint
 from halve.codecs.reference import value_table
@@ -241,10 +241,10 @@ class _Verification:
             elif file.stat().st_size != facts.get("bytes"):
                 self._problem(name, f"{file.stat().st_size} bytes, {facts.get('bytes')} were written")
             elif "header_sha256" in facts:
-                header = _sha256(file, read_header(file).data_start)
+                header = sha256(file, read_header(file).data_start)
                 self._same(name, "the header has", header, facts["header_sha256"])
             else:
-                self._same(name, "the file has", _sha256(file, facts["bytes"]), facts.get("sha256"))
+                self._same(name, "the file has", sha256(file, facts["bytes"]), facts.get("sha256"))
         for file in folder.iterdir():
             if file.suffix == ".safetensors" and file.name not in written.files:
                 self._problem(file.name, f"a weight file that {manifest.NAME} does not list")
@@ -333,15 +333,6 @@ class _Verification:
         assert self.source is not None  # noqa: S101 - an origin comes from it
         data = np.empty((end - start) * origin.row_bytes, np.uint8)
         return np.frombuffer(self.source.read(origin.name, start, end, data.data), DTYPES[origin.dtype])
-
-
-def _sha256(file: Place, nbytes: int) -> str:
-    """Hash of the first ``nbytes`` bytes of ``file``."""
-    digest = hashlib.sha256()
-    with open_ranges(file) as opened:
-        for begin, end in bands(nbytes, 1):
-            digest.update(opened.read(begin, end - begin))
-    return digest.hexdigest()
 
 
 def _damage(q: QTensor) -> str:

@@ -22,12 +22,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from halve.checkpoint import manifest
+from halve.checkpoint.place import Place
 from halve.errors import RESUMABLE, FormatError, OutputError, RecipeError, UnsupportedError
 
 NAME = ".halve"
+JOB = "job.json"
 SHARD = "shard-"
 _ADOPTED = "adopted"
-_HOPELESS = (FormatError, RecipeError, UnsupportedError)  # the same job would end the same way
+HOPELESS = (FormatError, RecipeError, UnsupportedError)  # the same job would end the same way
 
 
 class Workspace:
@@ -51,7 +53,7 @@ class Workspace:
             raise OutputError(f"{out}: {error.strerror}", hint="choose a folder that you may write to") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._agree(json.loads(json.dumps(job)))
+            self._agree(job)
             for left in self.path.glob(f"{SHARD}*"):  # by machines that died: they would take room
                 shutil.rmtree(left, ignore_errors=True)
         except OSError as error:
@@ -96,30 +98,20 @@ class Workspace:
     ) -> None:
         if error is None:
             shutil.rmtree(self.path, ignore_errors=True)
-        elif self.worth_keeping and not isinstance(error, _HOPELESS):
+        elif self.worth_keeping and not isinstance(error, HOPELESS):
             error.add_note(RESUMABLE)
         else:
             self._clear()
         os.close(self._lock)
 
-    def _agree(self, job: dict[str, Any]) -> None:
+    def _agree(self, job: Mapping[str, Any]) -> None:
         """Note what the job is, or raise OutputError where another is noted."""
-        noted = self.path / "job.json"
-        if not noted.exists():
+        noted = self.path / JOB
+        if noted.exists():
+            self.worth_keeping = True
+            agree(self.out, job, noted.read_bytes())
+        else:
             _written_whole(noted, json.dumps(job, indent=1))
-            return
-        self.worth_keeping = True
-        try:
-            known = json.loads(noted.read_bytes())
-        except (ValueError, RecursionError):
-            known = None
-        if not isinstance(known, dict):
-            raise OutputError(f"{noted} is damaged", hint=f"remove {self.out} and begin again")
-        if other := sorted(key for key in known.keys() | job.keys() if known.get(key) != job.get(key)):
-            raise OutputError(
-                f"{self.out} holds an interrupted job with another {' and another '.join(other)}",
-                hint="give it what it was begun with, choose another folder, or remove this one",
-            )
 
     def _clear(self) -> None:
         """Remove what the job has written: everything, for the folder was empty."""
@@ -141,7 +133,23 @@ def _written_whole(path: Path, content: str) -> None:
     part.replace(path)
 
 
-def check_free(out: Path, *, resume: bool = False) -> None:
+def agree(out: Place, job: Mapping[str, Any], noted: bytes) -> None:
+    """Raise OutputError where ``noted``, the `JOB` in ``out``, is damaged or another than ``job``."""
+    try:
+        known = json.loads(noted)
+    except (ValueError, RecursionError):
+        known = None
+    if not isinstance(known, dict):
+        raise OutputError(f"{out / NAME / JOB} is damaged", hint=f"remove {out} and begin again")
+    asked = json.loads(json.dumps(job))
+    if other := sorted(key for key in known.keys() | asked.keys() if known.get(key) != asked.get(key)):
+        raise OutputError(
+            f"{out} holds an interrupted job with another {' and another '.join(other)}",
+            hint="give it what it was begun with, choose another folder, or remove this one",
+        )
+
+
+def check_free(out: Place, *, resume: bool = False) -> None:
     """Raise OutputError where ``out`` is no place for a new folder, or, to ``resume``, for what a job has left."""
     if out.suffix.lower() in (".gguf", ".onnx", ".safetensors"):
         raise OutputError(f"{out} is to be a folder", hint=f"name a folder, such as {out.with_suffix('')}")
