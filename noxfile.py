@@ -108,6 +108,13 @@ def ray(session: nox.Session) -> None:
 
 
 @nox.session
+def storage(session: nox.Session) -> None:
+    """Jobs from and to an S3-like server on this machine, which fails in every way it can."""
+    session.install(".[test]", "s3fs", "moto[server]", env=NATIVE)
+    session.run("pytest", "-q", "tests/slow/test_storage.py", env=NATIVE)
+
+
+@nox.session
 def asan(session: nox.Session) -> None:
     """The native tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
     session.install(".[test]", "--config-settings=cmake.define.HALVE_SANITIZE=ON", env=NATIVE)
