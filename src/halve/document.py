@@ -8,7 +8,8 @@ from typing import Any
 
 from halve.errors import CheckpointError
 
-CONFIG_LIMIT = 16 << 20  # bytes of a config.json; real ones take some kB
+CONFIG_LIMIT = 16 << 20  # bytes of a config.json, a table or a model card; real ones take some kB
+TEXT_LIMIT = 256 << 20  # bytes of a text to measure on, a Liberty file, a manifest or a journal: the largest take 50 MB
 MOST_CONTAINERS = 1 << 20  # in one JSON file: an empty list takes 64 bytes of memory for three of text
 
 _CHUNK = 1 << 20
@@ -21,12 +22,21 @@ def read(path: Path, limit: int) -> bytes:
     """
     content = bytearray()
     with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > limit:
+            raise too_large(path, size, limit)
         while chunk := file.read(min(_CHUNK, limit + 1 - len(content))):
             content += chunk
-        size = os.fstat(file.fileno()).st_size
-    if len(content) > limit:
-        raise too_large(path, max(size, len(content)), limit)  # a device has no size
+    if len(content) > limit:  # a device has no size, and a file may grow
+        raise too_large(path, len(content), limit)
     return bytes(content)
+
+
+def text(path: Path, limit: int, *, errors: str = "strict") -> str:
+    """The UTF-8 text in the file ``path``, its lines ended by newlines only.
+
+    Raises UnicodeDecodeError where it is none, and as `read` does.
+    """
+    return read(path, limit).decode("utf-8", errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def too_large(where: object, nbytes: int, limit: int) -> CheckpointError:
@@ -37,14 +47,19 @@ def too_large(where: object, nbytes: int, limit: int) -> CheckpointError:
     )
 
 
+def check_containers(raw: bytes, where: object, *, hint: str) -> None:
+    """Raise CheckpointError where JSON ``raw`` has so many lists and objects that they would fill the memory."""
+    if (count := raw.count(b"[") + raw.count(b"{")) > MOST_CONTAINERS:
+        raise CheckpointError(f"{where}: {count} lists and objects, more than the {MOST_CONTAINERS} allowed", hint=hint)
+
+
 def json_object(raw: bytes, where: object, *, hint: str) -> dict[str, Any]:
     """The JSON object that ``raw`` is; ``where`` is what errors call it.
 
     Raises CheckpointError for anything else, for an object with a key twice, and for what would take a hundred times
     its size in memory.
     """
-    if (count := raw.count(b"[") + raw.count(b"{")) > MOST_CONTAINERS:
-        raise CheckpointError(f"{where}: {count} lists and objects, more than the {MOST_CONTAINERS} allowed", hint=hint)
+    check_containers(raw, where, hint=hint)
     try:
         content = json.loads(raw.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

@@ -116,7 +116,7 @@ def test_end_tokens_come_from_all_three_files(tmp_path):
     assert tokenizer.ends(config) == {3, 300, 5, llama.END}
     assert tokenizer.ends({}) == {3, 300, llama.END}
     (folder / "generation_config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"generation_config.json holds no JSON object"):
+    with pytest.raises(CheckpointError, match=r"generation_config.json: not a JSON object"):
         load(folder).generate("Who?")
 
 

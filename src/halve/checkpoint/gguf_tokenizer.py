@@ -6,7 +6,6 @@ llama.cpp has from every converter: it never normalizes text (Qwen's is NFC), an
 wherever it puts one at the beginning.
 """
 
-import json
 import logging
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ import numpy as np
 
 from halve.checkpoint.gguf_writer import Value
 from halve.checkpoint.pretokenizers import PRETOKENIZERS
+from halve.document import json_object
 from halve.errors import CheckpointError, UnsupportedError
 
 logger = logging.getLogger("halve")
@@ -91,13 +91,7 @@ class _Tokenizer:
         """A JSON file; empty where it is not there."""
         if name not in self.files:
             return {}
-        try:
-            content = json.loads(self.files[name])
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{name}: not valid JSON: {error}", hint=_AGAIN) from None
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{name}: not a JSON object", hint=_AGAIN)
-        return content
+        return json_object(self.files[name], name, hint=_AGAIN)
 
 
 def _refused(what: str) -> UnsupportedError:

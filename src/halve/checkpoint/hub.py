@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from halve import document
 from halve.checkpoint import hf
 from halve.errors import CheckpointError
 
@@ -26,6 +27,7 @@ UNWANTED = ("*/*", "consolidated*.safetensors")
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"\w[\w.+/-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REFERENCE_LIMIT = 4096  # bytes; a commit takes 40
 _log = logging.getLogger("halve")
 
 
@@ -58,10 +60,10 @@ def cached(repository: str, revision: str | None = None) -> Path | None:
     commit = revision or "main"
     try:
         if not _COMMIT.fullmatch(commit):
-            commit = (folder / "refs" / commit).read_text().strip()
+            commit = document.read(folder / "refs" / commit, _REFERENCE_LIMIT).decode().strip()
         snapshot = folder / "snapshots" / commit
         return snapshot if _COMMIT.fullmatch(commit) and snapshot.is_dir() else None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError, CheckpointError):
         return None
 
 

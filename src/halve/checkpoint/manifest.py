@@ -9,14 +9,13 @@ from typing import Any
 import halve
 from halve.checkpoint.base import TensorInfo
 from halve.checkpoint.place import Place, content
-from halve.document import json_object
+from halve.document import TEXT_LIMIT, json_object
 from halve.errors import CheckpointError
 from halve.schemes import Scheme
 from halve.schemes.recipe import Recipe
 
 NAME = "halve.json"
 _AGAIN = "quantize the checkpoint again"
-_LIMIT = 256 << 20  # a trillion-parameter model's takes 45 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ def read(folder: Place) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        raw = content(path, _LIMIT)
+        raw = content(path, TEXT_LIMIT)
         fields = json_object(raw, path, hint=_AGAIN)
         fields.pop("sha256")
         manifest = Manifest(**fields)

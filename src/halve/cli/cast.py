@@ -66,6 +66,8 @@ def _details(number: "CastNumber") -> Iterator[tuple[str, str]]:
 
 
 def _values(ctx: click.Context, arguments: Iterable[str]) -> Iterator[float]:
+    from halve import document
+
     for argument in arguments:
         if argument.startswith("--"):
             known = [option for parameter in ctx.command.params for option in parameter.opts + parameter.secondary_opts]
@@ -75,7 +77,7 @@ def _values(ctx: click.Context, arguments: Iterable[str]) -> Iterator[float]:
         elif (number := _number(argument)) is not None:
             yield number
         elif Path(argument).is_file():
-            yield from _words(argument, Path(argument).read_text(errors="replace"))
+            yield from _words(argument, document.text(Path(argument), document.CONFIG_LIMIT, errors="replace"))
         else:
             raise click.BadParameter(f"{argument!r} is neither a number nor a file", ctx=ctx, param_hint="NUMBER")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from halve import document
 from halve.errors import UnsupportedError
 
 
@@ -34,9 +35,9 @@ def default() -> Text:
 
 
 def read(path: str | Path) -> Text:
-    """The UTF-8 file ``path``. Raises UnsupportedError where it cannot be read as such."""
+    """The UTF-8 file ``path``. Raises UnsupportedError where it is none, CheckpointError where it is too large."""
     try:
-        return Text(Path(path).name, Path(path).read_text(encoding="utf-8"))
+        return Text(Path(path).name, document.text(Path(path), document.TEXT_LIMIT))
     except OSError as error:
         raise UnsupportedError(f"{path}: {error.strerror}", hint="give a file of plain text") from None
     except UnicodeDecodeError as error:

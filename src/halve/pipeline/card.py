@@ -19,9 +19,9 @@ import jinja2
 import yaml
 
 import halve
-from halve import schemes
+from halve import document, schemes
 from halve.checkpoint.place import Place
-from halve.errors import OutputError
+from halve.errors import CheckpointError, OutputError
 from halve.evaluate.depth import kind
 from halve.evaluate.evaluation import Evaluation
 from halve.pipeline.loss import TensorLoss
@@ -196,13 +196,13 @@ def add_evaluation(folder: Path, evaluation: Evaluation) -> Path | None:
     """
     file = folder / "README.md"
     try:
-        readme = file.read_text(encoding="utf-8")
+        readme = document.text(file, document.CONFIG_LIMIT)
         if BEGIN not in readme:
             return None
         file.write_text(with_evaluation(readme, evaluation), encoding="utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, CheckpointError) as error:
         raise OutputError(
             f"{file}: the evaluation cannot be added: {error}", hint="mend the file or remove it"
         ) from None

@@ -13,7 +13,8 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-from halve.errors import OutputError
+from halve import document
+from halve.errors import CheckpointError, OutputError
 
 SECONDS = 1.0  # between two visits to the disk: so much work is lost at the most
 
@@ -37,12 +38,13 @@ def parse(raw: bytes) -> tuple[list[Finished], int]:
     length = 0
     for line in raw.split(b"\n")[:-1]:
         try:
+            document.check_containers(line, "line", hint="")
             match json.loads(line):
                 case {"tensors": dict(tensors), "entries": dict(entries)}:
                     finished.append(Finished(tensors, entries))
                 case _:
                     break
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, CheckpointError):
             break
         length += len(line) + 1
     return finished, length
@@ -52,7 +54,7 @@ class Journal:
     """The file ``path``, gone on with where there is one.
 
     ``sync`` brings what the job has written to the disk. Raises OutputError where the journal cannot be read or
-    written.
+    written, CheckpointError where it is too large to be one.
     """
 
     def __init__(self, path: Path, sync: Callable[[], None]) -> None:
@@ -103,7 +105,7 @@ class Journal:
     def _read(self) -> int:
         """Take what is finished from the file; the length of what makes sense."""
         try:
-            raw = self.path.read_bytes()
+            raw = document.read(self.path, document.TEXT_LIMIT)
         except FileNotFoundError:
             return 0
         except OSError as error:

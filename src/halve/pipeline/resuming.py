@@ -1,6 +1,5 @@
 """Whether a job is the one that was begun, and what to say where it has been finished already."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import halve
 from halve.checkpoint import manifest
 from halve.checkpoint.base import Checkpoint
-from halve.checkpoint.place import Place, stamp
+from halve.checkpoint.place import Place, sha256, stamp
 from halve.errors import CheckpointError, OutputError
 from halve.pipeline import workspace
 from halve.pipeline.experts import seen
@@ -20,7 +19,7 @@ from halve.schemes.recipe import parse
 def described(checkpoint: Checkpoint, options: Mapping[str, Any], texts: Iterable[str]) -> dict[str, Any]:
     """What must be the same for a job to go on: halve, the files of the source, options and texts. JSON-ready."""
     source = [stamp(file) for file in checkpoint.files]
-    calibrate = [hashlib.sha256(p.read_bytes()).hexdigest() if (p := Path(t)).is_file() else t for t in texts]
+    calibrate = [sha256(p, p.stat().st_size) if (p := Path(t)).is_file() else t for t in texts]
     return {"version of halve": halve.__version__, "source": source, "calibrate": calibrate, **options}
 
 

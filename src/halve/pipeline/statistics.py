@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from halve.checkpoint.base import FLOATS, Checkpoint, TensorInfo, read_array
 from halve.checkpoint.safetensors import ShardWriter, read_header
+from halve.document import json_object
 from halve.errors import CheckpointError
 from halve.models.fused import fused_group
 from halve.pipeline.imatrix import Imatrix, recognised
@@ -43,8 +44,8 @@ class Facts:
     def parse(cls, path: Path, metadata: Mapping[str, str]) -> Self:
         """From the file's metadata. Raises CheckpointError for a file of another kind."""
         try:
-            return cls(**json.loads(metadata[KIND]))
-        except (KeyError, ValueError, TypeError, RecursionError):
+            return cls(**json_object(metadata[KIND].encode(), KIND, hint=""))
+        except (KeyError, TypeError, CheckpointError):
             raise CheckpointError(f"{path} holds no statistics of activations", hint=AGAIN) from None
 
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from halve.checkpoint.place import Place, content
 from halve.checkpoint.url import Url
+from halve.document import TEXT_LIMIT
 from halve.errors import RESUMABLE, OutputError
 from halve.layouts.base import WeightFile
 from halve.pipeline import journal
@@ -24,7 +25,6 @@ from halve.pipeline.plan import Plan
 from halve.pipeline.workspace import HOPELESS, JOB, NAME, Workspace, agree, check_free
 
 _FINISHED = "finished"
-_LIMIT = 256 << 20  # bytes of a file of the workspace
 
 
 class StoreWorkspace:
@@ -44,7 +44,7 @@ class StoreWorkspace:
         noted = self.path / JOB
         if noted.exists():
             self.worth_keeping = True
-            agree(out, job, content(noted, _LIMIT))
+            agree(out, job, content(noted, TEXT_LIMIT))
         else:
             noted.put(json.dumps(job, indent=1).encode())
 
@@ -72,7 +72,7 @@ class StoreWorkspace:
         """What is in the weight files that are whole, by their names."""
         folder = self.path / _FINISHED
         files = folder.iterdir() if folder.exists() else ()
-        return {file.name: journal.parse(content(file, _LIMIT))[0] for file in files}
+        return {file.name: journal.parse(content(file, TEXT_LIMIT))[0] for file in files}
 
 
 class StoreOutput(Output):

@@ -21,9 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from halve import document
 from halve.checkpoint import manifest
 from halve.checkpoint.place import Place
-from halve.errors import RESUMABLE, FormatError, OutputError, RecipeError, UnsupportedError
+from halve.errors import RESUMABLE, CheckpointError, FormatError, OutputError, RecipeError, UnsupportedError
 
 NAME = ".halve"
 JOB = "job.json"
@@ -83,7 +84,7 @@ class Workspace:
         """Whether a folder was being adopted when the job was interrupted; then it has been now."""
         if not (self.path / _ADOPTED).exists():
             return False
-        self._move((self.path / _ADOPTED).read_text())
+        self._move(document.read(self.path / _ADOPTED, document.CONFIG_LIMIT).decode())
         return True
 
     def _move(self, folder: str) -> None:
@@ -109,7 +110,7 @@ class Workspace:
         noted = self.path / JOB
         if noted.exists():
             self.worth_keeping = True
-            agree(self.out, job, noted.read_bytes())
+            agree(self.out, job, document.read(noted, document.CONFIG_LIMIT))
         else:
             _written_whole(noted, json.dumps(job, indent=1))
 
@@ -136,11 +137,9 @@ def _written_whole(path: Path, content: str) -> None:
 def agree(out: Place, job: Mapping[str, Any], noted: bytes) -> None:
     """Raise OutputError where ``noted``, the `JOB` in ``out``, is damaged or another than ``job``."""
     try:
-        known = json.loads(noted)
-    except (ValueError, RecursionError):
-        known = None
-    if not isinstance(known, dict):
-        raise OutputError(f"{out / NAME / JOB} is damaged", hint=f"remove {out} and begin again")
+        known = document.json_object(noted, JOB, hint="")
+    except CheckpointError:
+        raise OutputError(f"{out / NAME / JOB} is damaged", hint=f"remove {out} and begin again") from None
     asked = json.loads(json.dumps(job))
     if other := sorted(key for key in known.keys() | asked.keys() if known.get(key) != asked.get(key)):
         raise OutputError(

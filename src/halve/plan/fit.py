@@ -6,7 +6,6 @@ Errors are of models that the fit did not see: it is repeated without each of th
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from halve.checkpoint.place import sha256
 from halve.plan.factors import VARYING, Factors, First, Fitted, level_names, prefill_seconds
 from halve.plan.points import Point, read
 from halve.plan.prediction import Cases, cases, predict
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
     points = [point for point in read(options.points) if isinstance(point, Point)]
-    digest = hashlib.sha256(options.points.read_bytes()).hexdigest()
+    digest = sha256(options.points, options.points.stat().st_size)
     about: dict[str, object] = {"made_by": "python -m halve.plan.fit", "points_sha256": digest, "points": len(points)}
     found, problem, by_model, by_machine, first = fit(points, about)
     lines = []

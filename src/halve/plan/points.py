@@ -8,10 +8,11 @@ import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import StringIO
 from math import isfinite
 from pathlib import Path
 
-from halve import schemes
+from halve import document, schemes
 from halve.errors import CheckpointError, HalveError
 from halve.hardware import Machine
 from halve.hardware import find as find_machine
@@ -82,8 +83,8 @@ class Left:
 def read(path: str | Path) -> Iterator[Point | Left]:
     """Every row of the csv ``path``. Raises CheckpointError where it cannot be read or lacks columns."""
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        text = document.read(Path(path), document.CONFIG_LIMIT).decode()
+        rows = list(csv.DictReader(StringIO(text, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CheckpointError(f"{path}: {error}", hint="give a csv file of measured points") from None
     missing = [name for name in COLUMNS if not rows or name not in rows[0]]

@@ -1,6 +1,5 @@
 """Text to tokens and back, with the tokenizer that travels with a checkpoint."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from halve.checkpoint.place import Place
+from halve.document import json_object
 from halve.errors import CheckpointError
 
 _REPLACEMENT = "\ufffd"  # what bytes that are not yet a character decode to
@@ -109,13 +109,7 @@ def json_file(path: Place, files: Mapping[str, bytes], name: str) -> dict[str, A
     """The JSON object in file ``name``; empty where there is no such file. Raises CheckpointError where it is none."""
     if name not in files:
         return {}
-    try:
-        content = json.loads(files[name])
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: {name} is not JSON: {error}", hint="fetch it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: {name} holds no JSON object", hint="fetch it again")
-    return content
+    return json_object(files[name], f"{path}: {name}", hint="fetch it again")
 
 
 def token_text(token: object) -> str:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from halve import document
 from halve.errors import CheckpointError, UnsupportedError
 from halve.silicon.logic import Expression, parse
 
@@ -98,7 +99,7 @@ def read(path: str | Path) -> Library:
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
+        raw = document.read(path, document.TEXT_LIMIT)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}", hint="--liberty takes the path of a .lib file") from None
     text = _IGNORED.sub(" ", raw.decode("utf-8", "replace"))
