@@ -7,6 +7,7 @@ the seeds, and what has once been a bug.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from halve.checkpoint.torch_file import tensors_of
 from halve.errors import HalveError
 from halve.models import families
 from halve.models.config_shape import shape_of
+from halve.pipeline import workspace
 from halve.pipeline.imatrix import Imatrix
 from halve.pipeline.journal import Journal
 from halve.pipeline.statistics import StatisticsFile
@@ -61,21 +63,26 @@ def _gguf(path: Path) -> None:
         checkpoint.close()
 
 
-def _folder(path: Path) -> None:
-    for name in ("model.safetensors", "model-1.safetensors"):
-        if name == "model.safetensors" or path.name != "config.json":
-            (path.parent / name).write_bytes(WEIGHTS)
-    if path.name != "config.json":
-        (path.parent / "config.json").write_bytes(b"{}")
-        (path.parent / "model.safetensors").unlink()
+@cache
+def _beside(folder: Path, name: str, content: bytes) -> None:
+    """Put a file where the reader looks for it, once: the one that is fuzzed has another name."""
+    (folder / name).write_bytes(content)
+
+
+def _index(path: Path) -> None:
+    _beside(path.parent, "config.json", b"{}")
+    _beside(path.parent, "model-1.safetensors", WEIGHTS)
     HfCheckpoint(path.parent).close()
 
 
 def _config(path: Path) -> None:
-    for describe in (families.geometry, families.decoder, shape_of):
-        with suppress(HalveError):
-            describe(families.read_config(path), name="x")
-    _folder(path)
+    _beside(path.parent, "model.safetensors", WEIGHTS)
+    with suppress(HalveError):
+        config = families.read_config(path)
+        for describe in (families.geometry, families.decoder, shape_of):
+            with suppress(HalveError):
+                describe(config, name="x")
+    HfCheckpoint(path.parent).close()
 
 
 def _torch(path: Path) -> None:
@@ -112,7 +119,7 @@ def _template(folder: Path, content: bytes) -> None:
 READERS = {
     "safetensors": Reader(_file("x.safetensors", read_header)),
     "gguf": Reader(_file("x.gguf", _gguf)),
-    "index": Reader(_file("model.safetensors.index.json", _folder)),
+    "index": Reader(_file("model.safetensors.index.json", _index)),
     "config": Reader(_file("config.json", _config)),
     "gguf_tokenizer": Reader(lambda _, content: tokenizer_metadata({"tokenizer.json": content}, {}, 16)),
     "torch_archive": Reader(_file("pytorch_model.bin", _torch)),
@@ -120,6 +127,7 @@ READERS = {
     "statistics": Reader(_file("statistics.safetensors", _statistics)),
     "imatrix": Reader(_file("imatrix.gguf", _imatrix)),
     "journal": Reader(_file("journal", lambda path: Journal(path, lambda: None).close())),
+    "job": Reader(lambda folder, content: workspace.agree(folder, {"scheme": "nvfp4a16"}, content)),
     "manifest": Reader(_file("halve.json", lambda path: manifest.read(path.parent))),
     "points": Reader(_file("points.csv", lambda path: list(points.read(path)))),
     "recipe": Reader(_file("recipe.yaml", recipe.read), third_party=True),
