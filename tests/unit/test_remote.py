@@ -1,6 +1,8 @@
 """Checkpoints behind URLs: read by ranges, with patience, and the same bytes as from a path of this machine."""
 
 import json
+import os
+import pickle
 import subprocess
 import sys
 from contextlib import closing
@@ -13,6 +15,7 @@ from halve.checkpoint import remote, url
 from halve.checkpoint.base import read_array
 from halve.checkpoint.place import local, open_ranges, place, stamp
 from halve.checkpoint.source import open_checkpoint
+from halve.checkpoint.spool import Spool
 from halve.checkpoint.url import Url
 from halve.errors import CheckpointError, LimitError, UnsupportedError
 from halve.pipeline.inspect import inspect
@@ -161,6 +164,65 @@ def test_what_passes_is_asked_again(source, tmp_path, error):
     assert not Flaky.failures
     assert not Flaky.truncate
     assert contents(tmp_path / "remote") == contents(tmp_path / "local")
+
+
+def test_what_is_read_twice_is_fetched_once(source, tmp_path):
+    """NVFP4 looks for the largest number first."""
+    remote_source = upload(source, "flaky://bucket/source")
+    halve.quantize(remote_source, tmp_path / "remote", "nvfp4a16")
+    weights = [request for request in Flaky.requests if request[0].endswith(".safetensors") and request[1]]
+    assert weights
+    assert len(weights) == len(set(weights))
+    assert len(remote._spool._free) == remote.KEPT // remote.PART
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+def test_a_small_spool_costs_traffic_and_no_more(source, tmp_path, slots, monkeypatch):
+    monkeypatch.setattr(remote, "_spool", Spool(slots, remote.PART))
+    halve.quantize(source, tmp_path / "local", "nvfp4a16")
+    halve.quantize(upload(source, "flaky://bucket/source"), tmp_path / "remote", "nvfp4a16")
+    assert contents(tmp_path / "remote") == contents(tmp_path / "local")
+    assert len(remote._spool._free) == slots
+
+
+def test_a_spool_on_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    spool = Spool(2, 10)
+    monkeypatch.setattr(os, "pwrite", full)
+    assert spool.put(b"0123456789") is None
+    monkeypatch.undo()
+    slot = spool.put(b"0123456789")
+    buffer = bytearray(10)
+    assert spool.read_into(slot, memoryview(buffer))
+    assert buffer == b"0123456789"
+    assert spool.put(b"x") is not None
+    assert spool.put(b"y") is None
+
+
+def test_what_is_dropped_is_fetched_again(monkeypatch):
+    monkeypatch.setattr(remote, "HEAD", 0)
+    Flaky().pipe_file("/b/file", bytes(range(100)))
+    with open_ranges(place("flaky://b/file")) as opened:
+        for _ in range(2):
+            assert opened.read(10, 20) == bytes(range(10, 30))
+        assert len(Flaky.requests) == 1
+        opened.drop(10, 29)
+        opened.read(10, 20)
+        assert len(Flaky.requests) == 1
+        opened.drop(0, 40)
+        assert opened.read(10, 20) == bytes(range(10, 30))
+        assert len(Flaky.requests) == 2
+
+
+def test_a_url_travels(source):
+    assert pickle.loads(pickle.dumps(place("memory://bucket/model"))) == place("memory://bucket/model")
+
+
+def test_mistakes_of_our_own_are_told_as_they_are():
+    with pytest.raises(TypeError):
+        url.persistently(Url("flaky://b/f"), lambda: len(3))
 
 
 def test_only_what_failed_is_fetched_again(monkeypatch):

@@ -125,8 +125,8 @@ class HfCheckpoint:
         found: dict[str, Any] | None = self.config.get("quantization_config")
         unlisted = found is not None and found.get("quant_algo") == _SEVERAL and _LAYERS not in found
         if (found is None or unlisted) and _MODELOPT in _names(self.path):
-            content = _json(inside(self.path, _MODELOPT), CONFIG_LIMIT)
-            inner = content["quantization"] if isinstance(content.get("quantization"), dict) else content
+            written = _json(inside(self.path, _MODELOPT), CONFIG_LIMIT)
+            inner = written["quantization"] if isinstance(written.get("quantization"), dict) else written
             found = inner if found is None else found | {key: inner[key] for key in (_LAYERS,) if key in inner}
         for name, method in _ELSEWHERE.items():
             if found is None and name in _names(self.path):

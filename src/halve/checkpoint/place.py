@@ -129,10 +129,10 @@ def stamp(file: Place) -> list[Any]:
     return [file.name, status.st_size, status.st_mtime_ns]
 
 
-def local(found: Place, what: str) -> Path:
+def local(found: Place, what: str, hint: str = "copy it here first") -> Path:
     """``found``, which must be a path of this machine for ``what``. Raises UnsupportedError for a URL."""
     if isinstance(found, Url):
-        raise UnsupportedError(f"{found}: {what} must be on this machine", hint="copy it here first")
+        raise UnsupportedError(f"{found}: {what} must be on this machine", hint=hint)
     return found
 
 

@@ -9,8 +9,8 @@ from halve.checkpoint.torch_file import SUFFIXES
 from halve.errors import CheckpointError
 
 HINT = (
-    "give a folder with config.json and safetensors, a .gguf or .onnx file, or org/name[@revision] of the Hugging Face "
-    "hub"
+    "give a folder with config.json and safetensors, a .gguf or .onnx file, a URL of these, or org/name[@revision] of "
+    "the Hugging Face hub"
 )
 FILES = (".gguf", onnx_source.SUFFIX, ".safetensors", *PICKLES)  # what ends so was meant as a file, not a repository
 

@@ -30,11 +30,13 @@ class UploadWriter:
     def __init__(self, path: Url, nbytes: int) -> None:
         self.path = path
         self._nbytes = nbytes
+        self._fd = -1
         try:
             self._fd, name = tempfile.mkstemp(prefix="halve-")
             os.unlink(name)  # noqa: PTH108 - of an open file
             os.ftruncate(self._fd, nbytes)
         except OSError as error:
+            self.discard()
             raise self._failed(error) from error
 
     def write(self, offset: int, data: memoryview) -> None:

@@ -42,13 +42,12 @@ _LASTING = (
     FileNotFoundError,
     ImportError,
     IsADirectoryError,
-    LookupError,
     NotADirectoryError,
     NotImplementedError,
     PermissionError,
-    TypeError,
     ValueError,
 )
+_OURS = (AttributeError, HalveError, LookupError, MemoryError, TypeError)  # not the storage's: told as they are
 _LASTING_NAMES = {"NoCredentialsError", "ParamValidationError", "PartialCredentialsError"}  # botocore's
 _PASSING_STATUSES = {408, 425, 429}  # of 400 to 499: timed out, too early, too many
 # What a driver calls the version of an object, the most reliable first; a time where it has no better.
@@ -251,12 +250,12 @@ class Url:
 def persistently(url: Url, action: Callable[[], Answer], failed: type[HalveError] = CheckpointError) -> Answer:
     """What ``action`` returns, tried again after errors that may pass.
 
-    Raises FileNotFoundError and errors of halve as they come; ``failed`` for all others, when they last.
+    Raises FileNotFoundError, and what is not the storage's doing, as it comes; ``failed`` for the rest, when it lasts.
     """
     for attempt in range(TRIES):
         try:
             return action()
-        except (FileNotFoundError, HalveError):
+        except (FileNotFoundError, *_OURS):
             raise
         except Exception as error:  # every driver has its own transport, with errors of its own
             if _lasts(error):

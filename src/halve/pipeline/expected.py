@@ -103,7 +103,7 @@ def expected(
         source_bytes=sum(tensor.source.nbytes for tensor in job.tensors),
         written_bytes=job.nbytes,
         work_rate=rate,
-        write_rate=_write_rate(local(place(out), "the storage whose rate is measured")),
+        write_rate=_write_rate(local(place(out), "OUT of a cluster", "name a folder that all machines see")),
     )
 
 
