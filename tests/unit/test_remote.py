@@ -85,6 +85,11 @@ def test_files_and_folders(source):
         (folder / "nothing").resolve(strict=True)
 
 
+def test_a_folder_in_a_folder_of_the_same_name():
+    Flaky().pipe_file("/bucket/model/model/config.json", b"{}")
+    assert [str(path) for path in place("flaky://bucket/model").iterdir()] == ["flaky://bucket/model/model"]
+
+
 def test_the_stamp_tells_contents_apart(source):
     before = stamp(place(upload(source, "flaky://bucket/model")) / "config.json")
     assert before == stamp(place("flaky://bucket/model/config.json"))

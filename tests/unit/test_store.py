@@ -91,6 +91,10 @@ def test_statistics_and_transforms(tmp_path):
     halve.quantize(source, tmp_path / "out", "w4a16", **options)
     halve.quantize(source, OUT, "w4a16", **options)
     assert download(OUT) == contents(tmp_path / "out")
+    Flaky.reset()
+    with pytest.raises(UnsupportedError, match="comparing candidates needs an OUT on this machine"):
+        halve.quantize(source, OUT, "w4a16", **options | {"algorithm": None})
+    assert not seen()
 
 
 def test_parts_of_an_upload(source, local, monkeypatch):

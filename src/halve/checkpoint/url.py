@@ -145,8 +145,8 @@ class Url:
     def iterdir(self) -> Iterator["Url"]:
         """What is in the folder. Raises FileNotFoundError where there is none."""
         listed: list[str] = self.ask("ls", detail=False)
-        names = (PurePosixPath(path).name for path in listed)
-        return (self / name for name in names if name and name != self.name)
+        own = self._path.strip("/")  # an empty object that stands for the folder itself
+        return (self / PurePosixPath(path).name for path in listed if path.strip("/") != own)
 
     def stat(self) -> Status:
         """Its size. Raises FileNotFoundError where it is not there."""
