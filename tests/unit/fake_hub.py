@@ -79,12 +79,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def file(self, name, content):
         headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
-        status, first = 200, 0
-        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            status, first = 206, int(match[1])
-            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        status, first, end = 200, 0, len(content)
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            status, first, end = 206, int(match[1]), int(match[2] or end - 1) + 1
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
         cut = self.server.hub.break_after.pop(name, None) if self.command == "GET" else None
-        self.send(status, content[first:], headers, cut)
+        self.send(status, content[first:end], headers, cut)
 
     def refuse(self, status, code=""):
         self.send(status, b"", {"X-Error-Code": code} if code else {})

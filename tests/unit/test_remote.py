@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -24,7 +25,9 @@ from halve.plan.subject import subject
 from tiny import llama
 
 pytest.importorskip("fsspec", reason="fsspec is not installed: pip install 'halve[storage]'")
+
 from tiny.flaky import Flaky, upload
+from unit.fake_hub import REPOSITORY, fake_hub
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +151,24 @@ def test_a_config_alone_is_enough_to_plan(source):
     Flaky().pipe_file("/bucket/config.json", (source / "config.json").read_bytes())
     assert subject("flaky://bucket/config.json").shape.layers == subject(source / "config.json").shape.layers
     assert subject("flaky://bucket").shape.name == "bucket"
+
+
+def test_hub_files_are_read_by_ranges(source, tmp_path):
+    """hf:// against a hub on loopback; a process of its own, for the library reads its endpoint once."""
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: pip install 'halve[hub]'")
+    single = llama.write(tmp_path / "tiny-llama")
+    halve.quantize(single, tmp_path / "local", "nvfp4a16")
+    with fake_hub(repositories={REPOSITORY: contents(single)}) as hub:
+        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        line = [sys.executable, "-m", "halve", "quantize", f"hf://{REPOSITORY}", str(tmp_path / "out")]
+        done = subprocess.run([*line, "--scheme", "nvfp4a16"], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        asked = [span for _, path, span in hub.log if path.endswith("model.safetensors")]
+    assert contents(tmp_path / "out") == contents(tmp_path / "local")
+    bounds = [re.fullmatch(r"bytes=(\d+)-(\d+)", span) for span in asked]
+    size = (single / "model.safetensors").stat().st_size
+    assert sum(int(found[2]) + 1 - int(found[1]) for found in bounds) <= size + remote.HEAD
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
 
 
 def test_large_ranges_are_cut(source, monkeypatch):

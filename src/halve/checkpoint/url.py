@@ -173,7 +173,9 @@ class Url:
             left = [span for span in spans if span not in found]
             begins, ends = [begin for begin, _ in left], [end for _, end in left]
             filesystem, path = _filesystem(self), self._path
-            answers = filesystem.cat_ranges([path] * len(left), begins, ends, on_error="return")
+            # Drivers without ranges of their own open the file for each, and read megabytes ahead unless they are told.
+            exactly = {} if filesystem.async_impl else {"cache_type": "none"}
+            answers = filesystem.cat_ranges([path] * len(left), begins, ends, on_error="return", **exactly)
             failed: Exception | None = None
             for (begin, end), answer in zip(left, answers, strict=True):
                 if isinstance(answer, Exception):
