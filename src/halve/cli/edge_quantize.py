@@ -70,7 +70,7 @@ def command(
 ) -> None:
     """Write the float ONNX MODEL with INT8 weights and INT8 or INT16 activations.
 
-    A quarter of the calibration inputs is kept aside; by them ranges, rounding and equalization are chosen.
+    A third of the calibration inputs is kept aside; by them ranges, rounding and equalization are chosen.
 
     \b
     halve edge quantize net.onnx --calibration images/ --out net.int8.onnx --mean 123.7,116.3,103.5 --std 58.4,57.1,57.4

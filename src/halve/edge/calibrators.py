@@ -115,19 +115,23 @@ def _square_error(seen: Seen, found: Range) -> float:
 
 
 def _divergence(seen: Seen, found: Range) -> float:
-    """Each code's count is spread over its bins that are not empty; what is cut off counts in the outermost ones."""
+    """Each code's count is spread over its bins that are not empty; what is cut off counts in the outermost ones.
+
+    The bin of 0, where ReLU puts half of all values, is left out: its code is exact under every range.
+    """
+    counted = np.where(np.arange(BINS) == np.argmin(np.abs(seen.centers)), 0, seen.counts)
     codes = _codes(seen, found)[0].astype(np.int64)
     inside = (seen.centers >= found.low) & (seen.centers <= found.high)
-    filled = seen.counts > 0
+    filled = counted > 0
     bins = np.bincount(codes[filled & inside], minlength=_FINE + 1)
-    counts = np.bincount(codes[inside], weights=seen.counts[inside], minlength=_FINE + 1)
+    counts = np.bincount(codes[inside], weights=counted[inside], minlength=_FINE + 1)
     spread = np.where(filled & inside, counts[codes] / np.maximum(bins[codes], 1), 0.0)
-    reference = np.where(inside, seen.counts, 0).astype(np.float64)
+    reference = np.where(inside, counted, 0).astype(np.float64)
     edges = np.flatnonzero(inside)
     if not edges.size:
         return np.inf
-    reference[edges[0]] += seen.counts[: edges[0]].sum()
-    reference[edges[-1]] += seen.counts[edges[-1] + 1 :].sum()
-    p, q = reference / reference.sum(), spread / max(spread.sum(), 1.0)
+    reference[edges[0]] += counted[: edges[0]].sum()
+    reference[edges[-1]] += counted[edges[-1] + 1 :].sum()
+    p, q = reference / max(reference.sum(), 1.0), spread / max(spread.sum(), 1.0)
     kept = p > 0
     return float(np.sum(p[kept] * np.log(p[kept] / np.maximum(q[kept], 1e-10))))

@@ -86,9 +86,10 @@ def load(path: Path) -> FloatModel:
             node.name = node.output[0]
     prepared = _folded(proto, path)
     model = FloatModel(prepared, path, sha256(data).hexdigest())
-    for name, array in model.constants.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise FormatError(f"{path}: {name} holds NaN or Inf", hint="export the model again; it is damaged")
+    for node in model.nodes:
+        for name in node.input[1:] if node.op_type in PRODUCTS else ():
+            if name in model.constants and not np.isfinite(model.constants[name]).all():
+                raise FormatError(f"{path}: {name} holds NaN or Inf", hint="export the model again; it is damaged")
     return model
 
 

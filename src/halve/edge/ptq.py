@@ -29,7 +29,9 @@ STRENGTHS = (0.0, 0.5, 0.75)  # of equalization; 0: none
 _FOR_MOMENTS = 16  # samples
 _REFINED = 24  # activations whose ranges are chosen one by one
 _WORTH = 0.05  # dB that a range of its own must gain
-_LEAST = 4  # samples kept aside
+_LEAST = 8  # samples
+
+_RESHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 
 Report = Callable[[str, float], object]
 
@@ -86,7 +88,7 @@ def calibrate(
     seed: int = 0,
     report: Report | None = None,
 ) -> Calibrated:
-    """Integers for ``model``, from ``samples`` of its inputs; every fourth is kept aside to judge by.
+    """Integers for ``model``, from ``samples`` of its inputs; every third is kept aside to judge by.
 
     ``report`` is called with what goes on, and what part is done.
 
@@ -95,10 +97,10 @@ def calibrate(
     """
     if calibrator != AUTO and calibrator not in CALIBRATORS:
         raise UnknownNameError("calibrator", calibrator, [AUTO, *CALIBRATORS])
-    if len(samples) < 2 * _LEAST:
+    if len(samples) < _LEAST:
         raise UnsupportedError(
             f"{len(samples)} calibration samples are too few to choose by and to judge by",
-            hint=f"give {2 * _LEAST} or more; 50 to 100 are usual",
+            hint=f"give {_LEAST} or more; 50 to 100 are usual",
         )
     if not any(model.weight_of(node) for node in model.nodes):
         raise UnsupportedError(f"{model.path}: it has no Conv, Gemm or MatMul with weights", hint="nothing to quantize")
@@ -111,10 +113,12 @@ def judged(model: FloatModel) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_before(model, name) for name in model.outputs))
 
 
-def _before(model: FloatModel, name: str) -> str:
-    node = model.producers.get(name)
-    if node is None or node.op_type not in ("Softmax", "Sigmoid", "LogSoftmax", "Identity"):
-        return name
+def _before(model: FloatModel, output: str) -> str:
+    name = output
+    while (node := model.producers.get(name)) is not None and node.op_type in _RESHAPING:
+        name = node.input[0]
+    if node is None or node.op_type not in ("Softmax", "Sigmoid", "LogSoftmax"):
+        return output
     return _before(model, node.input[0])
 
 
@@ -136,8 +140,8 @@ class _Search:
         self, model: FloatModel, samples: Sequence[Sample], activations: Activations, seed: int, report: Report
     ) -> None:
         self.model, self.activations, self.seed, self.report = model, activations, seed, report
-        self.kept = [one for i, one in enumerate(samples) if i % 4 == 3]
-        self.fed = [one for i, one in enumerate(samples) if i % 4 != 3]
+        self.kept = [one for i, one in enumerate(samples) if i % 3 == 2]
+        self.fed = [one for i, one in enumerate(samples) if i % 3 != 2]
         self.names = stored(model)
         self.judged = judged(model)
         exact = Session(model.proto, self.judged)
