@@ -58,12 +58,13 @@ def measured(metric: str, folder: Path, size: int, *, memory: str, pairs: int) -
     scheme, there = JOBS[metric]
     local = folder / f"local-{metric}"
     halve("quantize", folder / "source", local, "--scheme", scheme, "--memory", memory)
-    runs, same = [], True
+    runs, sent, same = [], [], True
     for pair in range(pairs):
         plain = script(READER, "bucket/source", str(BLOCK))
         out = f"s3://bucket/{metric}-{pair}" if there else str(folder / metric)
         job = halve("quantize", "s3://bucket/source", out, "--scheme", scheme, "--memory", memory, "--json")
         if there:
+            sent.append(script(UPLOADER, local, f"bucket/plain-{pair}").seconds)
             script(FETCHER, out.removeprefix("s3://"), folder / metric)
         same &= hashes(folder / metric) == hashes(local)
         shutil.rmtree(folder / metric)
@@ -77,6 +78,8 @@ def measured(metric: str, folder: Path, size: int, *, memory: str, pairs: int) -
         "memory": memory,
         "gb_s": [round(rate / 1e9, 3) for rate, *_ in runs],
         "plain_gb_s": [round(plain / 1e9, 3) for _, plain, *_ in runs],
+        "seconds": [round(size / rate, 1) for rate, *_ in runs],
+        "plain_sent_seconds": [round(seconds, 1) for seconds in sent],  # s3fs alone, of the files that were made
         "ratio": round(median(rate / plain for rate, plain, *_ in runs), 3),
         "max_rss_mib": round(peak / 2**20),
         "plain_max_rss_mib": round(max(rss for *_, rss in runs) / 2**20),
