@@ -6,7 +6,8 @@ import os
 import pytest
 
 import halve
-from halve.checkpoint import upload, url
+from halve.checkpoint import upload as uploading
+from halve.checkpoint import url
 from halve.errors import RESUMABLE, CheckpointError, LimitError, OutputError, UnsupportedError
 from halve.pipeline import store
 from halve.pipeline.calibrate import calibrate
@@ -14,7 +15,7 @@ from halve.pipeline.quantize import planned
 from tiny import llama, speaker
 
 pytest.importorskip("fsspec", reason="fsspec is not installed: pip install 'halve[storage]'")
-from tiny.flaky import Flaky, download
+from tiny.flaky import Flaky, download, upload
 
 OUT = "flaky://bucket/out"
 SHARD = 20_000  # bytes: several files
@@ -97,8 +98,17 @@ def test_statistics_and_transforms(tmp_path):
     assert not seen()
 
 
+def test_calibrate_from_a_store(tmp_path):
+    source = speaker.write(tmp_path / "source", num_hidden_layers=2)
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 50)
+    options = {"texts": [str(tmp_path / "text.txt")], "windows": 2, "window": 32}
+    calibrate(source, tmp_path / "here", **options)
+    calibrate(upload(source, "flaky://bucket/source"), tmp_path / "there", **options)
+    assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes()
+
+
 def test_parts_of_an_upload(source, local, monkeypatch):
-    monkeypatch.setattr(upload, "PART", 1000)
+    monkeypatch.setattr(uploading, "PART", 1000)
     halve.quantize(source, OUT, "nvfp4a16", shard_bytes=SHARD)
     assert download(OUT) == local
 
@@ -251,7 +261,7 @@ def test_what_is_sent_is_in_the_plan_of_memory(source):
         with pytest.raises(LimitError) as raised:
             planned(source, "nvfp4a16", memory=1 << 20, out=out)
         least.append(int(raised.value.hint.split()[1].removesuffix("MiB,")))
-    assert least[1] - least[0] >= upload.HELD >> 20
+    assert least[1] - least[0] >= uploading.HELD >> 20
 
 
 def test_a_name_of_a_file_is_no_folder(source):
