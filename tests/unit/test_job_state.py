@@ -1,6 +1,7 @@
 """How far a job is, out of its log."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -125,10 +126,10 @@ def test_strange_values_are_refused_or_shown(tmp_path, place):
 def test_what_is_not_there_or_no_file_is_refused_in_words(tmp_path):
     with pytest.raises(UnsupportedError, match="No such file"):
         job_state.read(tmp_path / "none")
-    with pytest.raises(UnsupportedError, match="is a folder"):
-        job_state.read(tmp_path)
-    with pytest.raises(UnsupportedError, match="is not the log"):
-        job_state.read(Path("/dev/zero"))  # which has no end
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, Path("/dev/zero"), tmp_path / "pipe"):
+        with pytest.raises(UnsupportedError, match="is not the log"):
+            job_state.read(path)
     (tmp_path / "large").write_bytes(b"x" * (3 << 20))
     with pytest.raises(UnsupportedError, match="is not the log"):
         job_state.read(tmp_path / "large")

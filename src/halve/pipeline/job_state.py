@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from halve.errors import UnsupportedError
 
@@ -125,20 +125,20 @@ def read(path: Path) -> JobState:
     Raises UnsupportedError where there is no such file, or it is no log of a job.
     """
     try:
-        with path.open("rb") as file:
-            return _folded(map(json.loads, _lines(file)))
-    except IsADirectoryError:
-        raise UnsupportedError(f"{path} is a folder", hint=_HINT) from None
+        return _folded(map(json.loads, _lines(path)))
     except OSError as error:
         raise UnsupportedError(f"{path}: {error.strerror}", hint=_HINT) from None
     except (KeyError, TypeError, ValueError, RecursionError):
         raise UnsupportedError(f"{path} is not the log of a job", hint=_HINT) from None
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Whole lines. Raises ValueError for one that is too long for a log: another file, perhaps a large one."""
-    while (line := file.readline(_LINE)).endswith(b"\n"):
-        yield line
+def _lines(path: Path) -> Iterator[bytes]:
+    """Whole lines. Raises ValueError for what is no file, and for a line that is too long for a log."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise ValueError("no file")
+    with path.open("rb") as file:
+        while (line := file.readline(_LINE)).endswith(b"\n"):
+            yield line
     if len(line) == _LINE:
         raise ValueError("not a log")
 

@@ -103,7 +103,7 @@ def plan(request: Request, asked: Annotated[Asked, Query()]) -> dict[str, Any]:
     Paths are opened for this machine's own pages only; others may name published models.
     """
     if not request.app.state.server.local:
-        catalog.find(asked.model)
+        asked = asked.model_copy(update={"model": catalog.find(asked.model).name})
     found = asked.plan()
     return {"command": asked.command, "answer": found.to_json(), "curves": _curves(found)}
 
