@@ -115,6 +115,8 @@ def test_choices_are_the_tables(client):
         ({"model": "Llama-3.1-8B", "batch": -1}, 400, "batch"),
         ({"model": "Llama-3.1-8B", "hardware": "RK3588", "batch": 2}, 400, "2 requests at once"),
         ({"model": "x" * 600}, 400, "model"),
+        ({"model": "https://example.org/model"}, 400, "halve plan https://example.org/model"),
+        ({"model": "memory://model/config.json"}, 400, "ask nothing of others"),
         ({"model": "a\x00b"}, 404, "a"),
     ],
 )

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from halve import schemes
+from halve.errors import UnsupportedError
 from halve.hardware import FORMATS, machines
 from halve.models import catalog
 from halve.plan.frontier import frontiers
@@ -102,6 +103,11 @@ def plan(request: Request, asked: Annotated[Asked, Query()]) -> dict[str, Any]:
 
     Paths are opened for this machine's own pages only; others may name published models.
     """
+    if "://" in asked.model:
+        raise UnsupportedError(
+            f"{asked.model} is on another machine, and the pages ask nothing of others",
+            hint=f"in a terminal: {asked.command}",
+        )
     if not request.app.state.server.local:
         asked = asked.model_copy(update={"model": catalog.find(asked.model).name})
     found = asked.plan()
