@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-_COMMANDS = ("quantize",)  # each lies in halve.cli.edge_NAME
+_COMMANDS = ("check", "quantize")  # each lies in halve.cli.edge_NAME
 
 
 class _Edge(click.Group):
@@ -29,6 +29,7 @@ def command() -> None:
     """Bring ONNX models to INT8 and INT16, for processors that have nothing else.
 
     \b
+    halve edge check model.onnx --target rk3588
     halve edge quantize model.onnx --calibration images/ --out model.int8.onnx
 
     Needs pip install 'halve[edge]'.
