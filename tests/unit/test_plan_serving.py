@@ -76,6 +76,9 @@ def test_the_command_makes_what_is_planned():
     assert best.command == expected
     assert halve.plan("Llama-3.1-8B", hardware="H100", scheme=["bf16"]).command == ""
     assert "--layout gguf" in halve.plan("Llama-3.1-8B", hardware="M2-Ultra", scheme=["int4_g32"]).command
+    assert halve.plan("Qwen3-0.6B", hardware="rk3588").command.endswith(
+        "--scheme w8a8 && halve convert Qwen3-0.6B-w8a8 Qwen3-0.6B-w8a8-bf16 --layout dense --scheme bf16"
+    )
 
 
 def test_impossible_requests_are_told_what_would_fit():

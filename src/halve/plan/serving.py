@@ -76,7 +76,10 @@ class ServingPlan:
         published = re.match(r"config\.json of (\S+?),? ", self.subject.shape.source)
         source = published[1] if published else self.model
         out = f"{Path(source).name}-{scheme.name}"
-        return f"halve quantize {shlex.quote(source)} {shlex.quote(out)} --scheme {scheme.name}{layout}{calibrate}"
+        command = f"halve quantize {shlex.quote(source)} {shlex.quote(out)} --scheme {scheme.name}{layout}{calibrate}"
+        if best.machine.kind == "npu":  # RKLLM rounds 16-bit folders itself: on the grid that they are on already
+            command += f" && halve convert {shlex.quote(out)} {shlex.quote(out)}-bf16 --layout dense --scheme bf16"
+        return command
 
     @property
     def summary(self) -> str:
