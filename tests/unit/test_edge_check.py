@@ -86,6 +86,24 @@ def test_functions_of_one_output_belong_to_its_layer(tmp_path):
     assert not total.macs
 
 
+def test_a_hard_swish_written_out_is_curved(tmp_path):
+    """x * clip(x + 3, 0, 6) / 6"""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Add", ["c", "three"], ["a"]),
+        helper.make_node("Clip", ["a", "zero", "six"], ["b"]),
+        helper.make_node("Mul", ["c", "b"], ["d"]),
+        helper.make_node("Div", ["d", "six"], ["y"]),
+        helper.make_node("Conv", ["y", "w"], ["z"]),
+        helper.make_node("Mul", ["z", "six"], ["out"]),
+    ]
+    constants = [(name, np.array(value, np.float32)) for name, value in {"zero": 0, "three": 3, "six": 6}.items()]
+    path = saved(
+        tmp_path, nodes, [("x", [1, 4, 8, 8])], [("out", [1, 4, 8, 8])], [("w", weight(4, 4, 1, 1)), *constants]
+    )
+    assert [layer.curved for layer in read(path).layers] == [True, False]
+
+
 def test_macs_of_each_product(tmp_path):
     nodes = [
         helper.make_node("ConvTranspose", ["x", "t"], ["a"], strides=[2, 2]),
@@ -125,7 +143,7 @@ def test_open_dimensions_have_to_be_fixed(tmp_path):
     path = network(tmp_path, size="size")
     with pytest.raises(UnsupportedError, match="dimension 2 of x is open") as error:
         read(path)
-    assert "--shape x=" in error.value.hint
+    assert "--shape x=1,3,N,N" in error.value.hint
     assert read(path, {"x": (1, 3, 64, 64)}).layers[0].output == (1, 16, 64, 64)
     with pytest.raises(UnsupportedError, match="no input y"):
         read(path, {"y": (1, 3, 64, 64)})

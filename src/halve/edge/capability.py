@@ -31,7 +31,7 @@ class Placement:
     @property
     def text(self) -> str:
         """As tables show it."""
-        return f"NPU {self.dtype}" if self.unit == "NPU" else self.unit
+        return {"NPU": f"NPU {self.dtype}", "CPU": "CPU", "none": "refused"}[self.unit]
 
 
 def place(layer: Layer, target: Target, dtype: Dtype) -> Placement:

@@ -133,7 +133,7 @@ def _row(step: Step) -> tuple[str | int | float | None, ...]:
         layer.name,
         "+".join((layer.op, *layer.fused)),
         "x".join(map(str, layer.output)),
-        step.placement.text if step.placement.unit != _MISSES else "refused",
+        step.placement.text,
         round(step.cycles / 1e6, 4),
         round(step.nbytes / 1e6, 3),
         step.placement.reason or None,

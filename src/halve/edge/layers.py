@@ -54,17 +54,13 @@ class Layer:
     group: int = 1
     fused: tuple[str, ...] = ()
     dtype: Dtype | None = None
+    curved: bool = False  # whether a function that is not piecewise linear is part of it
     detail: str = ""  # an attribute that limits look at: mode, perm, axis
 
     @property
     def depthwise(self) -> bool:
         """Whether each output channel sees one input channel alone."""
         return self.op == "Conv" and self.group > 1 and self.group == self.inputs[0][1]
-
-    @property
-    def curved(self) -> bool:
-        """Whether a function that is not piecewise linear is part of it."""
-        return any(op in CURVES for op in (self.op, *self.fused))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +84,12 @@ def read(path: Path, shapes: Mapping[str, Shape] | None = None) -> Table:
 
 def table(model: ModelProto, name: str, shapes: Mapping[str, Shape]) -> Table:
     """As `read`, of a model in memory that errors call ``name``."""
+    branch = next((node for node in model.graph.node if any(a.HasField("g") for a in node.attribute)), None)
+    if branch is not None:
+        raise UnsupportedError(
+            f"{name}: {branch.op_type} {branch.name} chooses between graphs while it runs, which NPUs cannot",
+            hint="export one branch alone: fix what it depends on, such as the sampling rate",
+        )
     fixed = _fixed(model, name, shapes)
     try:
         inferred = folded(fixed)
@@ -141,15 +143,16 @@ def _fix(value: ValueInfoProto, wanted: Shape, name: str) -> None:
             f"{name}: {value.name} has {len(dims)} dimensions, not {len(wanted)}",
             hint=f"--shape {value.name}={','.join(['1'] * len(dims))}, with your sizes",
         )
-    for index, dim in enumerate(dims):
-        size = wanted[index] if wanted else dim.dim_value or (index == 0)
-        if size <= 0:
-            raise UnsupportedError(
-                f"{name}: dimension {index} of {value.name} is open, and an NPU is compiled for one size",
-                hint=f"--shape {value.name}=1,3,640,640, or what you will feed it",
-            )
+    own = [max(dim.dim_value, 0) or int(index == 0) for index, dim in enumerate(dims)]  # an open batch is 1
+    if not wanted and 0 in own:
+        sizes = ",".join(str(size or "N") for size in own)
+        raise UnsupportedError(
+            f"{name}: dimension {own.index(0)} of {value.name} is open, and an NPU is compiled for one size",
+            hint=f"--shape {value.name}={sizes}, with a number for every N",
+        )
+    for dim, size in zip(dims, wanted or own, strict=True):
         dim.Clear()
-        dim.dim_value = int(size)
+        dim.dim_value = size
 
 
 class _Reader:
@@ -165,11 +168,6 @@ class _Reader:
 
     def add(self, node: NodeProto) -> None:
         """Take in the next node."""
-        if any(attribute.HasField("g") for attribute in node.attribute):
-            raise UnsupportedError(
-                f"{self.name}: {node.op_type} {node.name} chooses between graphs while it runs, which NPUs cannot",
-                hint="export one branch alone: fix what it depends on, such as the sampling rate",
-            )
         operands = [one for one in node.input if one and one not in self.constants]
         if node.op_type in ("Constant", *_SHAPES) or (node.input and not operands):
             self._constant(node)
@@ -178,7 +176,9 @@ class _Reader:
         elif node.op_type in _SILENT:
             self._alias(node.input[0], node.output[0])
         elif (root := self._root(node, operands)) is not None:
-            self.layers[root] = replace(self.layers[root], fused=(*self.layers[root].fused, node.op_type))
+            old = self.layers[root]
+            bent = old.curved or _curved(node, operands)
+            self.layers[root] = replace(old, fused=(*old.fused, node.op_type), curved=bent)
             self.roots[node.output[0]] = root
         else:
             self._layer(node, operands)
@@ -244,6 +244,7 @@ class _Reader:
             dilation=tuple(attributes.get("dilations", ())),
             group=int(attributes.get("group", 1)),
             dtype=self._dtype(operands),
+            curved=node.op_type in CURVES,
             detail=_detail(attributes),
         )
         if node.op_type in LINEAR | CURVES | frozenset(PRODUCTS):
@@ -269,6 +270,11 @@ class _Reader:
         if node.op_type == "ConvTranspose":
             return prod(inputs[0]) * prod(weight[1:])
         return prod(output) * self.shape(node.input[0])[-1]
+
+
+def _curved(node: NodeProto, operands: list[str]) -> bool:
+    """Whether a function of one activation has a curve: by its name, or as the product of two functions of it."""
+    return node.op_type in CURVES or (node.op_type in ("Mul", "Div") and len(operands) > 1)
 
 
 def _detail(attributes: Mapping[str, Any]) -> str:
