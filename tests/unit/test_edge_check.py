@@ -219,11 +219,12 @@ def test_sixteen_bits_are_slower_and_move_twice_the_bytes(tmp_path):
     assert [s.nbytes for s in wide.steps[1:]] == [2 * s.nbytes for s in narrow.steps[1:]]
 
 
-def test_a_quantized_model_says_what_its_layers_are_stored_in(tmp_path):
+@pytest.mark.parametrize(("domain", "opset"), [("", 21), ("com.microsoft", 17)])
+def test_a_quantized_model_says_what_its_layers_are_stored_in(tmp_path, domain, opset):
     def rounded(name: str, zero: str) -> list:
         return [
-            helper.make_node("QuantizeLinear", [name, "scale", zero], [f"{name}q"]),
-            helper.make_node("DequantizeLinear", [f"{name}q", "scale", zero], [f"{name}r"]),
+            helper.make_node("QuantizeLinear", [name, "scale", zero], [f"{name}q"], domain=domain),
+            helper.make_node("DequantizeLinear", [f"{name}q", "scale", zero], [f"{name}r"], domain=domain),
         ]
 
     nodes = [
@@ -239,10 +240,17 @@ def test_a_quantized_model_says_what_its_layers_are_stored_in(tmp_path):
         ("narrow", np.array(0, np.uint8)),
         ("wide", np.array(0, np.uint16)),
     ]
-    path = saved(tmp_path, nodes, [("x", [1, 4, 8, 8])], [("y", [1, 4, 8, 8])], constants, opset=21)
+    path = saved(tmp_path, nodes, [("x", [1, 4, 8, 8])], [("y", [1, 4, 8, 8])], constants, opset=opset)
     found = halve.edge.check(path, "rk3588")
     assert found.quantized
     assert [step.placement.text for step in found.steps] == ["NPU INT8", "NPU INT16", "NPU FP16"]
+
+
+def test_operators_of_others_are_named(tmp_path):
+    nodes = [helper.make_node("FusedConv", ["x", "w"], ["y"], domain="com.microsoft")]
+    path = saved(tmp_path, nodes, [("x", [1, 4, 8, 8])], [("y", [1, 4, 8, 8])], [("w", weight(4, 4, 1, 1))])
+    with pytest.raises(UnsupportedError, match="FusedConv of com.microsoft is no ONNX operator"):
+        read(path)
 
 
 def test_an_estimate_holds_together(tmp_path):

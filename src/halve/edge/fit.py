@@ -137,7 +137,7 @@ def main() -> None:
     points, _ = read(args.points)
     digest = hashlib.sha256(args.points.read_bytes()).hexdigest()
     content = fitted(points, f"{args.points.name}, SHA-256 {digest}")
-    PATH.write_text(json.dumps(content, indent=1) + "\n")
+    PATH.write_text(json.dumps(content).replace("]}, ", "]},\n") + "\n")  # a fit a line
     sys.stdout.write(f"{len(points)} points -> {PATH}\n")
 
 

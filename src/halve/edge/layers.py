@@ -24,6 +24,7 @@ Shape = tuple[int, ...]
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SHAPES = ("Shape", "Size", "Range", "ConstantOfShape", "EyeLike")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_CONTRIB = tuple(("com.microsoft", one) for one in _QUANTIZERS)
 _SILENT = ("Identity", "Dropout", "Cast")
 _CODES: dict[int, Dtype] = {
     TensorProto.INT8: "INT8",
@@ -77,22 +78,17 @@ def read(path: Path, shapes: Mapping[str, Shape] | None = None) -> Table:
     """The layers of the model at ``path``. ``shapes`` fixes inputs whose dimensions are open; an open batch is 1.
 
     Raises CheckpointError for a file that is no ONNX model, UnsupportedError for dimensions that are open, for shapes
-    that cannot be told without running the model, and for branches and loops.
+    that cannot be told without running the model, for branches and loops, and for operators that ONNX does not have.
     """
     return table(parse(path), str(path), shapes or {})
 
 
 def table(model: ModelProto, name: str, shapes: Mapping[str, Shape]) -> Table:
     """As `read`, of a model in memory that errors call ``name``."""
-    branch = next((node for node in model.graph.node if any(a.HasField("g") for a in node.attribute)), None)
-    if branch is not None:
-        raise UnsupportedError(
-            f"{name}: {branch.op_type} {branch.name} chooses between graphs while it runs, which NPUs cannot",
-            hint="export one branch alone: fix what it depends on, such as the sampling rate",
-        )
+    _check(model, name)
     fixed = _fixed(model, name, shapes)
     try:
-        inferred = folded(fixed)
+        inferred = folded(_plain(fixed))
     except onnx.shape_inference.InferenceError as error:
         raise CheckpointError(f"{name}: its shapes contradict each other: {error}", hint="export it again") from None
     known = {
@@ -106,7 +102,7 @@ def table(model: ModelProto, name: str, shapes: Mapping[str, Shape]) -> Table:
         reader.constants[tensor.name] = prod(tensor.dims)
         reader.shapes[tensor.name] = tuple(tensor.dims)
         reader.types[tensor.name] = tensor.data_type
-    for node in inferred.node:
+    for node in fixed.graph.node:
         reader.add(node)
     weights = set(reader.constants)
     return Table(
@@ -115,6 +111,20 @@ def table(model: ModelProto, name: str, shapes: Mapping[str, Shape]) -> Table:
         {one.name: known.get(one.name, ()) for one in inferred.output},
         reader.quantized,
     )
+
+
+def _check(model: ModelProto, name: str) -> None:
+    """Raise UnsupportedError for branches, loops and operators that ONNX does not have."""
+    for node in model.graph.node:
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            raise UnsupportedError(
+                f"{name}: {node.op_type} {node.name} chooses between graphs while it runs, which NPUs cannot",
+                hint="export one branch alone: fix what it depends on, such as the sampling rate",
+            )
+        if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in _CONTRIB:
+            raise UnsupportedError(
+                f"{name}: {node.op_type} of {node.domain} is no ONNX operator", hint="export it in plain operators"
+            )
 
 
 def _fixed(model: ModelProto, name: str, shapes: Mapping[str, Shape]) -> ModelProto:
@@ -133,6 +143,19 @@ def _fixed(model: ModelProto, name: str, shapes: Mapping[str, Shape]) -> ModelPr
     for one in (value for value in fixed.graph.input if value.name not in weights):
         _fix(one, shapes.get(one.name, ()), name)
     return fixed
+
+
+def _plain(model: ModelProto) -> ModelProto:
+    """``model`` with casts for the Q/DQ nodes of ONNX Runtime's own domain, whose shapes nobody else infers."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    plain = ModelProto()
+    plain.CopyFrom(model)
+    for node in plain.graph.node:
+        if (node.domain, node.op_type) in _CONTRIB:
+            code = types.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
+            to = code if node.op_type == "QuantizeLinear" else TensorProto.FLOAT
+            node.CopyFrom(helper.make_node("Cast", node.input[:1], node.output, name=node.name, to=to))
+    return plain
 
 
 def _fix(value: ValueInfoProto, wanted: Shape, name: str) -> None:
@@ -169,6 +192,8 @@ class _Reader:
     def add(self, node: NodeProto) -> None:
         """Take in the next node."""
         operands = [one for one in node.input if one and one not in self.constants]
+        if any(one in self.constants for one in node.output):
+            return  # computed beforehand
         if node.op_type in ("Constant", *_SHAPES) or (node.input and not operands):
             self._constant(node)
         elif node.op_type in _QUANTIZERS:
