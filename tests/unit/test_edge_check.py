@@ -253,6 +253,14 @@ def test_operators_of_others_are_named(tmp_path):
         read(path)
 
 
+def test_what_is_not_int8_convolutions_has_the_wide_interval(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    path = saved(tmp_path, nodes, [("x", [1, 64, 256])], [("y", [1, 64, 256])], [("w", weight(256, 256))])
+    wide = halve.edge.check(path, "rk3588")
+    narrow = halve.edge.check(network(tmp_path), "rk3588")
+    assert wide.fps_interval[1] / wide.fps > 1.5 > narrow.fps_interval[1] / narrow.fps
+
+
 def test_an_estimate_holds_together(tmp_path):
     found = halve.edge.check(network(tmp_path), "rk3588")
     low, high = found.fps_interval

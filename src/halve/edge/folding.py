@@ -3,14 +3,14 @@
 Only integers and only small tensors are computed, by ONNX's own reference evaluator; weights are left alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 Array = NDArray[np.generic]
@@ -37,7 +37,7 @@ def folded(model: ModelProto) -> GraphProto:
 
 def _computed(graph: GraphProto, model: ModelProto) -> Iterator[tuple[str, Array]]:
     """Outputs of nodes that depend on nothing but shapes and small constants, and are not constants yet."""
-    values = {t.name: numpy_helper.to_array(t) for t in graph.initializer if _small(t.dims) and t.HasField("raw_data")}
+    values = {t.name: numpy_helper.to_array(t) for t in graph.initializer if small(t.dims) and not _external(t)}
     shapes = {
         v.name: [d.dim_value if d.HasField("dim_value") else -1 for d in v.type.tensor_type.shape.dim]
         for v in (*graph.input, *graph.value_info, *graph.output)
@@ -48,7 +48,7 @@ def _computed(graph: GraphProto, model: ModelProto) -> Iterator[tuple[str, Array
     for node in graph.node:
         if node.op_type == "Constant":
             tensor = next((a.t for a in node.attribute if a.name == "value"), None)
-            if tensor is not None and _small(tensor.dims) and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            if tensor is not None and small(tensor.dims) and not _external(tensor):
                 values[node.output[0]] = numpy_helper.to_array(tensor)
                 shapes[node.output[0]] = list(tensor.dims)
         elif (result := _value(node, values, shapes, model)) is not None:
@@ -56,8 +56,13 @@ def _computed(graph: GraphProto, model: ModelProto) -> Iterator[tuple[str, Array
             yield node.output[0], result
 
 
-def _small(dims: object) -> bool:
-    return prod(dims) <= _LIMIT  # type: ignore[call-overload, no-any-return]
+def _external(tensor: TensorProto) -> bool:
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def small(dims: Iterable[int]) -> bool:
+    """Whether a tensor of ``dims`` may be about shapes."""
+    return prod(dims) <= _LIMIT
 
 
 def _value(node: NodeProto, values: dict[str, Array], shapes: dict[str, list[int]], model: ModelProto) -> Array | None:
@@ -80,7 +85,10 @@ def _value(node: NodeProto, values: dict[str, Array], shapes: dict[str, list[int
     outputs = [onnx.helper.make_empty_tensor_value_info(node.output[0])]
     body = onnx.helper.make_graph([node], "fold", given, outputs)
     alone = onnx.helper.make_model(body, opset_imports=model.opset_import, ir_version=model.ir_version)
-    computed: Any = ReferenceEvaluator(alone).run(None, {name: values[name] for name in inputs})
+    try:
+        computed: Any = ReferenceEvaluator(alone).run(None, {name: values[name] for name in inputs})
+    except Exception:  # noqa: BLE001 - what the evaluator cannot do (it has faults of its own) stays unknown
+        return None
     result = np.asarray(computed[0])
     return result if result.size <= _LIMIT else None
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from halve.checkpoint.onnx_file import parse
-from halve.edge.folding import folded
+from halve.edge.folding import folded, small
 from halve.edge.operators import CURVES, LINEAR
 from halve.errors import CheckpointError, UnsupportedError
 
@@ -80,7 +80,9 @@ def read(path: Path, shapes: Mapping[str, Shape] | None = None) -> Table:
     Raises CheckpointError for a file that is no ONNX model, UnsupportedError for dimensions that are open, for shapes
     that cannot be told without running the model, for branches and loops, and for operators that ONNX does not have.
     """
-    return table(parse(path), str(path), shapes or {})
+    model = parse(path)
+    _lighten(model)
+    return table(model, str(path), shapes or {})
 
 
 def table(model: ModelProto, name: str, shapes: Mapping[str, Shape]) -> Table:
@@ -111,6 +113,15 @@ def table(model: ModelProto, name: str, shapes: Mapping[str, Shape]) -> Table:
         {one.name: known.get(one.name, ()) for one in inferred.output},
         reader.quantized,
     )
+
+
+def _lighten(model: ModelProto) -> None:
+    """Drop the data of weights, which nothing here looks at, before copies are made."""
+    constants = (a.t for node in model.graph.node if node.op_type == "Constant" for a in node.attribute)
+    for tensor in (*model.graph.initializer, *constants):
+        if not small(tensor.dims):
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+                tensor.ClearField(field)
 
 
 def _check(model: ModelProto, name: str) -> None:
