@@ -125,6 +125,22 @@ def test_macs_of_each_product(tmp_path):
     }
 
 
+def test_a_product_of_two_vectors_is_a_layer(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    found = halve.edge.check(saved(tmp_path, nodes, [("x", [8])], [("y", [])], [("w", weight(8))]), "rk3588")
+    assert found.steps[0].layer.macs == 8
+
+
+def test_a_quantized_weight_is_a_weight(tmp_path):
+    nodes = [
+        helper.make_node("DequantizeLinear", ["codes", "scale"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+    ]
+    constants = [("codes", np.zeros((4, 4, 1, 1), np.int8)), ("scale", np.array(1, np.float32))]
+    (layer,) = read(saved(tmp_path, nodes, [("x", [1, 4, 8, 8])], [("y", [1, 4, 8, 8])], constants)).layers
+    assert (layer.weights, layer.inputs) == (16, ((1, 4, 8, 8),))
+
+
 def test_sizes_that_a_graph_computes_are_folded(tmp_path):
     nodes = [
         helper.make_node("Shape", ["x"], ["s"]),

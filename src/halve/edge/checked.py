@@ -9,7 +9,6 @@ from halve.edge.capability import Placement
 from halve.edge.layers import Dtype, Layer
 from halve.edge.targets import Target
 
-_MISSES = "none"
 _SLOWEST = 10  # layers that are shown of those on the NPU
 
 
@@ -62,7 +61,7 @@ class Check:
     @property
     def runs(self) -> bool:
         """Whether the toolkit takes every layer."""
-        return all(step.placement.unit != _MISSES for step in self.steps)
+        return all(step.placement.unit != "none" for step in self.steps)
 
     @property
     def units(self) -> dict[str, int]:

@@ -75,7 +75,7 @@ def macs(layer: Layer, placement: Placement, target: Target) -> float:
     if layer.op == "ConvTranspose":
         inputs, outputs = layer.inputs[0][1] // layer.group, layer.output[1] // layer.group
         return layer.macs / (inputs * outputs) * _up(inputs, atom) * _up(outputs, atom)
-    inputs, outputs = layer.inputs[0][-1], layer.output[-1]
+    inputs, outputs = layer.inputs[0][-1], (layer.output or (1,))[-1]  # of two vectors: a number
     return layer.macs / (inputs * outputs) * _up(inputs, atom) * _up(outputs, atom)
 
 
