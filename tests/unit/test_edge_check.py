@@ -14,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 import halve.edge  # noqa: E402
 from halve.cli.edge_check import command  # noqa: E402
 from halve.edge import factors, points  # noqa: E402
+from halve.edge.assess import checked  # noqa: E402
 from halve.edge.capability import place  # noqa: E402
 from halve.edge.cost import macs  # noqa: E402
-from halve.edge.layers import Layer, read  # noqa: E402
+from halve.edge.layers import Layer, Table, read  # noqa: E402
 from halve.edge.models import dump, load, published  # noqa: E402
 from halve.edge.targets import find, targets  # noqa: E402
 from halve.errors import CheckpointError, UnknownNameError, UnsupportedError  # noqa: E402
@@ -225,6 +226,14 @@ def test_more_work_is_never_faster(tmp_path, target, dtype):
     widths = [halve.edge.check(network(tmp_path, channels=c), target, dtype=dtype).fps for c in (3, 16, 40, 128)]
     assert sizes == sorted(sizes, reverse=True)
     assert widths == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize("target", sorted(targets()))
+@pytest.mark.parametrize("model", ["mobilenetv2-12", "yolov5n", "yolo11s", "lprnet", "clip_images"])
+def test_sixteen_bits_are_never_faster(model, target):
+    table = Table(tuple(layer for _, layer in published()[model]), {}, {}, quantized=False)
+    narrow, wide = (checked(table, model, find(target), dtype) for dtype in ("INT8", "FP16"))
+    assert narrow.fps > wide.fps
 
 
 def test_sixteen_bits_are_slower_and_move_twice_the_bytes(tmp_path):

@@ -42,6 +42,7 @@ class Factors:
 
 
 NAMES = tuple(field.name for field in fields(Factors))
+ARRAY = ("conv", "depthwise", "product")
 _SECONDS = ("layer", "switch")
 
 
@@ -103,7 +104,7 @@ def seconds(work: Array, factors: Mapping[str, Array | float]) -> Array:
         name: work[:, i] * factors[name] if name in _SECONDS else work[:, i] / factors[name]
         for i, name in enumerate(NAMES)
     }
-    products = part["conv"] + part["depthwise"] + part["product"]
+    products = sum((part[name] for name in ARRAY), np.zeros(len(work)))
     busy = np.maximum(products, part["memory"])
     found: Array = busy + sum((part[name] for name in ("moved", "curve", "cpu", *_SECONDS)), np.zeros(len(work)))
     return found

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve.edge.capability import place
-from halve.edge.cost import NAMES, Array, seconds, terms
+from halve.edge.cost import ARRAY, NAMES, Array, seconds, terms
 from halve.edge.factors import LEVELS, PATH, member
 from halve.edge.models import published
 from halve.edge.points import Point, read
@@ -35,6 +35,7 @@ _START: dict[str, tuple[float, float]] = {
     "switch": (100e-6, 0.7),
 }
 _RIDGE = 0.35  # standard deviation of a difference between levels
+_NONE = 1e-3  # of one that there is not
 _HUBER = 0.15  # log residuals beyond this count linearly
 _ITERATIONS, _STEP = 40, 1e-4
 _QUANTILES = (0.1, 0.9)
@@ -63,7 +64,7 @@ class Problem:
     def solve(self, mask: NDArray[np.bool_]) -> Array:
         """The parameters that fit the points of ``mask``: Levenberg-Marquardt with numerical derivatives."""
         start = np.concatenate([np.log([_START[name][0] for name in NAMES]), np.zeros(len(NAMES) * len(LEVELS))])
-        held = np.concatenate([[1 / _START[name][1] for name in NAMES], np.full(len(start) - len(NAMES), 1 / _RIDGE)])
+        held = np.concatenate([[1 / _START[name][1] for name in NAMES], _holds().ravel()])
 
         def loss(x: Array) -> tuple[float, Array]:
             r = self.residuals(x)[mask]
@@ -95,6 +96,13 @@ class Problem:
             if settled:
                 break
         return x
+
+
+def _holds() -> Array:
+    """How differences are held, [factors, levels]: 16 bits change what the array reaches, and bytes are bytes."""
+    found = np.full((len(NAMES), len(LEVELS)), 1 / _RIDGE)
+    found[[name not in ARRAY for name in NAMES], -1] = 1 / _NONE
+    return found
 
 
 def _work(point: Point) -> tuple[Array, Array]:
