@@ -20,6 +20,8 @@ def corrected(model: FloatModel, integers: Integers, samples: Sequence[Sample], 
     """The biases of ``integers``, corrected on ``samples``."""
     nodes = [n for n in model.nodes if n.op_type != "ConvTranspose" and len(n.input) > 2 and model.weight_of(n)]
     nodes = [node for node in nodes if node.input[2] in integers.biases and node.input[0] in integers.ranges]
+    if not nodes:
+        return dict(integers.biases)
     taps = list(dict.fromkeys(node.input[0] for node in nodes))
     session, random = Session(model.proto, taps), np.random.default_rng(seed)
     operands = {node.name: Operand(model, node) for node in nodes}

@@ -25,6 +25,9 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # models are small, machines shared
+        # otherwise a MatMul with INT8 weights alone has its activations rounded to INT8, too
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if exact:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
