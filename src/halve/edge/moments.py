@@ -1,16 +1,16 @@
 """Second moments of what the products of a model are fed: the Hessians of their weights' errors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from halve.edge.affine import Floats
 from halve.edge.model import FloatModel
+from halve.edge.windows import windows
 
 _POSITIONS = 1024  # of a sample that are looked at
 
@@ -48,32 +48,12 @@ class Operand:
         yield flat[_places(len(flat), random)][:, None]
 
     def _patches(self, values: Floats, random: np.random.Generator) -> Iterator[Floats]:
-        kernel = self._dims[2:]
-        spatial = len(kernel)
-        strides = self._attributes.get("strides", [1] * spatial)
-        dilations = self._attributes.get("dilations", [1] * spatial)
-        padded = np.pad(values, [(0, 0), (0, 0), *self._pads(values.shape[2:], strides, dilations)])
-        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-        windows = sliding_window_view(padded, reach, axis=tuple(range(2, 2 + spatial)))
-        steps = (*(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))
-        for image in windows[(slice(None), slice(None), *steps)]:
+        spatial = len(self._dims) - 2
+        for image in windows(values, self._dims[2:], self._attributes):
             sizes = image.shape[1 : 1 + spatial]
             places = np.unravel_index(_places(int(np.prod(sizes)), random), sizes)
             taken = np.moveaxis(image[(slice(None), *places)], 1, 0)  # [positions, channels, kernel...]
             yield taken.reshape(len(taken), self.shape.groups, self.shape.columns)
-
-    def _pads(self, sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[tuple[int, int]]:
-        kernel = self._dims[2:]
-        auto = self._attributes.get("auto_pad", b"NOTSET").decode()
-        if auto == "NOTSET":
-            flat = self._attributes.get("pads", [0] * 2 * len(kernel))
-            return list(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
-        found = []
-        for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
-            total = 0 if auto == "VALID" else max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-            less, more = total // 2, total - total // 2
-            found.append((more, less) if auto == "SAME_LOWER" else (less, more))
-        return found
 
     def _shape(self) -> Shape:
         dims = self._dims
