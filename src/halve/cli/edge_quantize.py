@@ -46,8 +46,11 @@ class ImageSize(click.ParamType[tuple[int, int]]):
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--calibration", type=click.Path(path_type=Path), required=True, help="Images or arrays: folder or file.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
-@click.option("--activations", type=click.Choice(["int8", "int16"]), default="int8", show_default=True)
+@click.option("--activations", type=click.Choice(["int8", "int16", "mixed"]), default="int8", show_default=True)
 @click.option("--calibrator", type=click.Choice(_CALIBRATORS), default="auto", show_default=True, help="Their ranges.")
+@click.option("--min-sqnr", type=float, help="Of mixed: dB to reach. Default: those of int16 less 3.")
+@click.option("--metric", metavar="FILE.py:NAME", help="Of mixed: a function of yours to judge by instead of SQNR.")
+@click.option("--min-metric", type=float, help="What that function must reach.")
 @click.option("--size", type=ImageSize(), help="Height and width of images, such as 320x320. Default: the model's.")
 @click.option("--mean", type=Numbers(), default="0", show_default=True, help="Subtracted from RGB in 0 to 255.")
 @click.option("--std", type=Numbers(), default="255", show_default=True, help="What that is divided by.")
@@ -61,6 +64,9 @@ def command(
     out: Path,
     activations: str,
     calibrator: str,
+    min_sqnr: float | None,
+    metric: str | None,
+    min_metric: float | None,
     size: tuple[int, int] | None,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -70,17 +76,26 @@ def command(
 ) -> None:
     """Write the float ONNX MODEL with INT8 weights and INT8 or INT16 activations.
 
+    With --activations mixed, as few get 16 bits as it takes: where 8 cost the outputs most for each multiplication.
+
     A third of the calibration inputs is kept aside; by them ranges, rounding and equalization are chosen.
 
     \b
     halve edge quantize net.onnx --calibration images/ --out net.int8.onnx --mean 123.7,116.3,103.5 --std 58.4,57.1,57.4
     halve edge quantize net.onnx --calibration inputs.npz --out net.int16.onnx --activations int16
+    halve edge quantize net.onnx --calibration inputs.npz --out net.mixed.onnx --activations mixed --min-sqnr 30
     """
+    if activations != "mixed" and (min_sqnr, metric, min_metric) != (None, None, None):
+        raise click.UsageError("--min-sqnr, --metric and --min-metric are of --activations mixed")
+    if (metric is None) != (min_metric is None) or (metric and min_sqnr is not None):
+        raise click.UsageError("give either --min-sqnr, or --metric and --min-metric")
     from halve.checkpoint.onnx_source import require
     from halve.cli.render import counted, show
 
     require(str(model))
     try:
+        from halve.edge.hybrid import Goal
+        from halve.edge.metric import metric as metric_at
         from halve.edge.quantize import quantize
     except ImportError as error:
         from halve.errors import UnsupportedError
@@ -88,6 +103,9 @@ def command(
         raise UnsupportedError(f"{error.name} is not installed", hint="pip install 'halve[edge]'") from None
     from halve.edge.samples import Picture
 
+    goal = None
+    if activations == "mixed":
+        goal = Goal(min_metric, metric_at(metric)) if metric else Goal(min_sqnr)
     with counted("%") as tell:
         found = quantize(
             model,
@@ -95,6 +113,7 @@ def command(
             calibration,
             activations="int16" if activations == "int16" else "int8",
             calibrator=calibrator,
+            goal=goal,
             picture=Picture(size, mean, std),
             contrib=contrib,
             seed=seed,

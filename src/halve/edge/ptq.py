@@ -64,7 +64,7 @@ class Calibrated:
         return {
             "source": str(self.model.path),
             "source_sha256": self.model.source,
-            "activations": self.integers.activations,
+            "activations": "mixed" if self.integers.wide else self.integers.activations,
             "sqnr_db": self.sqnr,
             "calibrator": self.chosen.calibrator,
             "weights": self.chosen.weights,
@@ -104,7 +104,7 @@ def calibrate(
         )
     if not any(model.weight_of(node) for node in model.nodes):
         raise UnsupportedError(f"{model.path}: it has no Conv, Gemm or MatMul with weights", hint="nothing to quantize")
-    work = _Search(model, samples, activations, seed, report or _silent)
+    work = _Search(model, samples, activations, seed, report or silent)
     return work.run((calibrator,) if calibrator != AUTO else tuple(CALIBRATORS))
 
 
@@ -122,7 +122,13 @@ def _before(model: FloatModel, output: str) -> str:
     return _before(model, node.input[0])
 
 
-def _silent(what: str, part: float) -> None:
+def parted(samples: Sequence[Sample]) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """The samples to choose from, and every third, kept aside to judge by."""
+    return [one for i, one in enumerate(samples) if i % 3 != 2], samples[2::3]
+
+
+def silent(what: str, part: float) -> None:
+    """Report nothing."""
     del what, part
 
 
@@ -160,7 +166,7 @@ class _Search:
                 ranges = {name: CALIBRATORS[by](seen) for name, seen in variant.seen.items()}
                 for how, weights in variant.weights.items():
                     self.report(f"trying {by}, weights {how}", done / steps * 0.7)
-                    integers = Integers(ranges, weights, _biases(variant.model), activations=self.activations)
+                    integers = Integers(ranges, weights, biases_of(variant.model), activations=self.activations)
                     trials.append((Trial(strength, how, by, self._score(variant.model, integers)), variant, integers))
                     done += 1
         chosen, variant, integers = max(trials, key=lambda one: one[0].sqnr)
@@ -178,7 +184,7 @@ class _Search:
             refined=refined,
             biases_corrected=corrected,
             sqnr=sqnr,
-            layers=tuple(self._layers(variant.model, integers)),
+            layers=tuple(layers(variant.model, integers, self.kept)),
         )
 
     def _score(self, model: FloatModel, integers: Integers) -> float:
@@ -255,18 +261,21 @@ class _Search:
         after = self._score(variant.model, better)
         return (better, changed, after) if after > sqnr else (integers, (), sqnr)
 
-    def _layers(self, model: FloatModel, integers: Integers) -> Iterator[tuple[str, str, float]]:
-        nodes = [node for node in model.nodes if model.weight_of(node)]
-        taps = [node.output[0] for node in nodes]
-        exact, rounded = Session(model.proto, taps), Session(quantized(model, integers, adjustable=True), taps)
-        energies = np.zeros((len(taps), 2))
-        for sample in self.kept[:_LEAST]:
-            energies += energies_of(exact.run(sample, taps), rounded.run(sample, taps))
-        for node, found in zip(nodes, decibels(energies), strict=True):
-            yield node.name, node.op_type, float(found)
+
+def layers(model: FloatModel, integers: Integers, samples: Sequence[Sample]) -> Iterator[tuple[str, str, float]]:
+    """Of each product with weights: name, operator, SQNR of its output in dB behind all that is rounded before it."""
+    nodes = [node for node in model.nodes if model.weight_of(node)]
+    taps = [node.output[0] for node in nodes]
+    exact, rounded = Session(model.proto, taps), Session(quantized(model, integers, adjustable=True), taps)
+    energies = np.zeros((len(taps), 2))
+    for sample in samples[:_LEAST]:
+        energies += energies_of(exact.run(sample, taps), rounded.run(sample, taps))
+    for node, found in zip(nodes, decibels(energies), strict=True):
+        yield node.name, node.op_type, float(found)
 
 
-def _biases(model: FloatModel) -> dict[str, Floats]:
+def biases_of(model: FloatModel) -> dict[str, Floats]:
+    """The constant biases of products."""
     found = {}
     for node in model.nodes:
         if model.weight_of(node) and len(node.input) > 2 and node.input[2] in model.constants:

@@ -11,8 +11,9 @@ import onnx
 from onnx import ModelProto
 
 import halve
-from halve.edge import ptq
+from halve.edge import hybrid, ptq
 from halve.edge.affine import Activations
+from halve.edge.hybrid import Goal, Mixed
 from halve.edge.model import load
 from halve.edge.ptq import Calibrated, Report
 from halve.edge.qdq import quantized
@@ -31,6 +32,7 @@ class EdgeQuantization:
     source_bytes: int
     samples: int
     seconds: float
+    mixed: Mixed | None = None  # where some activations have 16 bits
 
     columns: ClassVar[tuple[str, ...]] = ("product", "operator", "dB")
 
@@ -44,7 +46,11 @@ class EdgeQuantization:
         """In a sentence."""
         chosen, sizes = self.calibrated.chosen, f"{self.nbytes / 1e6:.2f} MB of {self.source_bytes / 1e6:.2f}"
         how = f"{chosen.calibrator} ranges, {chosen.weights} weights, equalization {chosen.equalization:g}"
-        return f"{self.path}: {sizes}, outputs {self.calibrated.sqnr:.1f} dB on samples kept aside ({how})"
+        said = f"{self.path}: {sizes}, outputs {self.calibrated.sqnr:.1f} dB on samples kept aside ({how})"
+        if self.mixed is None:
+            return said
+        count = f"{len(self.mixed.raised)} of {len(self.calibrated.integers.ranges)} activations"
+        return f"{said}; 16 bits in {count}, {self.mixed.part:.1%} of the multiplications"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""
@@ -55,6 +61,7 @@ class EdgeQuantization:
             "samples": self.samples,
             "seconds": self.seconds,
             **self.calibrated.to_json(),
+            **({} if self.mixed is None else {"mixed": self.mixed.to_json()}),
         }
 
 
@@ -65,6 +72,7 @@ def quantize(
     *,
     activations: Activations = "int8",
     calibrator: str = ptq.AUTO,
+    goal: Goal | None = None,
     picture: Picture | None = None,
     contrib: bool = False,
     seed: int = 0,
@@ -74,11 +82,13 @@ def quantize(
 
     Weights are symmetric INT8 with a scale for each output channel, activations asymmetric codes without sign, biases
     INT32; `halve.edge.ptq` says how they are chosen. ``calibration`` is a folder or file as `halve.edge.samples.read`
-    takes it, images prepared as ``picture`` says. 16-bit codes ask for operator set 21; with ``contrib`` they are
-    ONNX Runtime's own operators instead, which older readers know. The same inputs give the same bytes.
+    takes it, images prepared as ``picture`` says. With a ``goal``, as few activations as reach it get 16 bits and the
+    others 8, as `halve.edge.hybrid` chooses; ``activations`` does not matter then. 16-bit codes ask for operator set
+    21; with ``contrib`` they are ONNX Runtime's own operators instead, which older readers know. The same inputs give
+    the same bytes.
 
     Raises OutputError where ``out`` exists or cannot be written, and what `halve.edge.model.load`,
-    `halve.edge.samples.read` and `halve.edge.ptq.calibrate` raise.
+    `halve.edge.samples.read`, `halve.edge.ptq.calibrate` and `halve.edge.hybrid.mixed` raise.
     """
     began, source, out = perf_counter(), Path(source), Path(out)
     if out.exists():
@@ -87,7 +97,12 @@ def quantize(
         raise OutputError(f"{out.parent} is no folder", hint="make it first")
     model = load(source)
     samples = read(Path(calibration), model, picture or Picture())
-    found = ptq.calibrate(model, samples, activations=activations, calibrator=calibrator, seed=seed, report=report)
+    mixed = None
+    if goal is None:
+        found = ptq.calibrate(model, samples, activations=activations, calibrator=calibrator, seed=seed, report=report)
+    else:
+        mixed = hybrid.mixed(model, samples, goal, calibrator=calibrator, seed=seed, report=report)
+        found = mixed.calibrated
     proto = quantized(found.model, found.integers, contrib=contrib)
     _described(proto, found)
     onnx.checker.check_model(proto)
@@ -100,6 +115,7 @@ def quantize(
         source_bytes=source.stat().st_size,
         samples=len(samples),
         seconds=perf_counter() - began,
+        mixed=mixed,
     )
 
 
@@ -122,7 +138,7 @@ def _described(proto: ModelProto, found: Calibrated) -> None:
     proto.producer_name, proto.producer_version = "halve", halve.__version__
     told = {
         "halve.source_sha256": found.model.source,
-        "halve.activations": found.integers.activations,
+        "halve.activations": "mixed" if found.integers.wide else found.integers.activations,
         "halve.calibrator": found.chosen.calibrator,
         "halve.sqnr_db": f"{found.sqnr:.3f}",
     }
