@@ -19,7 +19,7 @@ from halve.edge.running import Session  # noqa: E402
 
 # Without VNNI ONNX Runtime's x86 kernels add products of 8 by 8 bits in pairs in INT16, which holds those of 7 bits
 CPU = Path("/proc/cpuinfo")
-EXACT = CPU.exists() and not {"avx512_vnni", "avx_vnni", "asimddp"}.isdisjoint(CPU.read_text().split())
+EXACT = CPU.exists() and not {"avx512_vnni", "avx_vnni"}.isdisjoint(CPU.read_text().split())
 LIMIT = 127 if EXACT else 63
 
 CASES = {

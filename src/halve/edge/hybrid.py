@@ -4,8 +4,8 @@ The model is calibrated for 8 bits and for 16, which choose weights and ranges d
 
 All activations in 16 bits leave what rounded weights leave. From there each activation is lowered to 8 bits alone; the
 noise that this adds, over the multiplications that 16 bits make dearer, is the order in which activations are raised.
-How many it takes is found by bisection, and those that turn out not to be needed are lowered again, the dearest first:
-every decision is a measured one, on the samples kept aside.
+How many it takes is found by bisection; then, the dearest first, each is lowered again where the goal holds without it,
+or with cheaper ones in its place. Every decision is a measured one, on the samples kept aside.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ _KINDS: tuple[Activations, ...] = ("int8", "int16")
 WITHIN = 3.0  # dB below all activations in 16 bits
 _RANKED_ON = 8  # samples
 _FOR_BIASES = 16  # samples
-_LOWERED = 32  # raised activations that are tried in 8 bits again
+_LOWERED = 24  # raised activations that are tried in 8 bits again
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class Mixed:
     """A mix of 8 and 16 bits; scores are SQNR in dB or the metric's, on the samples kept aside."""
 
     calibrated: Calibrated  # as it is stored in the end
+    starts: tuple[Calibrated, ...]  # for 8 bits, and for 16
     raised: tuple[Raised, ...]
     macs_raised: int
     macs: int
@@ -120,7 +121,7 @@ def mixed(
             hint=f"ask for less: 8 bits reach {narrow:.4g}",
         )
     found = min((one.run(least) for one in able), key=lambda one: (one.macs_raised, len(one.raised), -one.score))
-    return replace(found, narrow=narrow, widest=widest)
+    return replace(found, narrow=narrow, widest=widest, starts=tuple(starts))
 
 
 def _within(report: Report, start: float, width: float) -> Report:
@@ -156,6 +157,7 @@ class _Search:
             calibrated=replace(
                 self.calibrated, integers=found, sqnr=sqnr, layers=tuple(layers(self.model, found, self.kept))
             ),
+            starts=(),
             raised=tuple(raised),
             macs_raised=self._macs(chosen),
             macs=sum(one.macs for one in self.products),
@@ -228,10 +230,22 @@ class _Search:
         wide = frozenset(order[:enough])
         dearest = sorted(wide, key=lambda name: (-self._macs({name}), losses[name]))[:_LOWERED]
         for index, name in enumerate(dearest):
-            self.report(f"8 bits in {name} again", 0.8 + 0.2 * index / len(dearest))
-            if reaches(wide - {name}):
-                wide -= {name}
+            self.report(f"8 bits in {name} again", 0.7 + 0.3 * index / len(dearest))
+            spared = wide - {name}
+            traded = spared | self._cheaper([one for one in order if one not in wide], self._macs({name}) / 2)
+            found = next((one for one in dict.fromkeys((spared, traded)) if reaches(one)), wide)
+            if self._macs(found) <= self._macs(wide):
+                wide = found
         return wide
+
+    def _cheaper(self, names: Sequence[str], macs: float) -> frozenset[str]:
+        """The first of ``names`` that together have no more than ``macs``."""
+        found: frozenset[str] = frozenset()
+        for name in names:
+            if self._macs(found | {name}) > macs:
+                break
+            found |= {name}
+        return found
 
     def _macs(self, wide: frozenset[str] | set[str]) -> int:
         return sum(one.macs for one in self.products if _reads(one, wide))

@@ -186,8 +186,10 @@ class _Insertion:
         if self.adjustable or activation not in self.integers.ranges or bias.ndim != 1:
             return self._constant(output, bias, free=True)
         scales = np.asarray(self.integers.affine(activation)[0] * weight.scales, np.float32)
+        if (scales <= 0).any():
+            return self._constant(output, bias)
         codes = np.rint(bias.astype(np.float64) / scales)
-        if np.abs(codes).max(initial=0) > _INT32 or (scales <= 0).any():
+        if np.abs(codes).max(initial=0) > _INT32:
             return self._constant(output, bias)
         parts = [
             self._constant(f"{output}_codes", codes.astype(np.int32)),
