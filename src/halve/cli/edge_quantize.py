@@ -51,6 +51,9 @@ class ImageSize(click.ParamType[tuple[int, int]]):
 @click.option("--min-sqnr", type=float, help="Of mixed: dB to reach. Default: those of int16 less 3.")
 @click.option("--metric", metavar="FILE.py:NAME", help="Of mixed: a function of yours to judge by instead of SQNR.")
 @click.option("--min-metric", type=float, help="What that function must reach.")
+@click.option(
+    "--split-outputs", is_flag=True, help="Part outputs that join boxes and scores, which one scale destroys."
+)
 @click.option("--size", type=ImageSize(), help="Height and width of images, such as 320x320. Default: the model's.")
 @click.option("--mean", type=Numbers(), default="0", show_default=True, help="Subtracted from RGB in 0 to 255.")
 @click.option("--std", type=Numbers(), default="255", show_default=True, help="What that is divided by.")
@@ -67,6 +70,7 @@ def command(
     min_sqnr: float | None,
     metric: str | None,
     min_metric: float | None,
+    split_outputs: bool,
     size: tuple[int, int] | None,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -114,6 +118,7 @@ def command(
             activations="int16" if activations == "int16" else "int8",
             calibrator=calibrator,
             goal=goal,
+            split_outputs=split_outputs,
             picture=Picture(size, mean, std),
             contrib=contrib,
             seed=seed,

@@ -4,8 +4,9 @@ The model is calibrated for 8 bits and for 16, which choose weights and ranges d
 
 All activations in 16 bits leave what rounded weights leave. From there each activation is lowered to 8 bits alone; the
 noise that this adds, over the multiplications that 16 bits make dearer, is the order in which activations are raised.
-How many it takes is found by bisection; then, the dearest first, each is lowered again where the goal holds without it,
-or with cheaper ones in its place. Every decision is a measured one, on the samples kept aside.
+They are raised until the goal is reached; then, the dearest first, each is lowered again where the goal holds without
+it, or with cheaper ones in its place. Whether it holds is measured each time, on the samples kept aside, and on others
+too where their outputs are few numbers, whose errors cancel by chance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ Outputs = Mapping[str, NDArray[np.generic]]
 Metric = Callable[[Sequence[Outputs], Sequence[Outputs]], float]
 _KINDS: tuple[Activations, ...] = ("int8", "int16")
 WITHIN = 3.0  # dB below all activations in 16 bits
-_RANKED_ON = 8  # samples
+_NUMBERS = 50_000  # of the outputs: where samples kept aside have fewer, others join them
 _FOR_BIASES = 16  # samples
 _LOWERED = 24  # raised activations that are tried in 8 bits again
 
@@ -58,7 +59,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixed:
-    """A mix of 8 and 16 bits; scores are SQNR in dB or the metric's, on the samples kept aside."""
+    """A mix of 8 and 16 bits; scores are SQNR in dB or the metric's."""
 
     calibrated: Calibrated  # as it is stored in the end
     starts: tuple[Calibrated, ...]  # for 8 bits, and for 16
@@ -140,8 +141,15 @@ class _Search:
         self.products = products(self.model, self.kept[0])
         self.judged = judged(self.model)
         exact = Session(self.model.proto, self.judged)
+        self.samples = list(self.kept)
         self.reference = [exact.run(sample, self.judged) for sample in self.kept]
-        self.outputs = [dict(zip(self.model.outputs, exact.run(s, self.model.outputs), strict=True)) for s in self.kept]
+        for sample in self.fed:
+            if sum(array.size for one in self.reference for array in one) >= _NUMBERS:
+                break
+            self.samples.append(sample)
+            self.reference.append(exact.run(sample, self.judged))
+        names = self.model.outputs
+        self.outputs = [dict(zip(names, exact.run(sample, names), strict=True)) for sample in self.samples]
         self.narrow = replace(calibrated.integers, activations="int8")
         self.wide = self._wide()
         self.narrow_score = self._score(self.narrow)
@@ -189,26 +197,25 @@ class _Search:
         ranges = {name: (self.wide if name in wide else self.narrow).ranges[name] for name in self.names}
         return replace(self.wide, ranges=ranges, wide=wide)
 
-    def _sqnr(self, integers: Integers, count: int | None = None) -> float:
+    def _sqnr(self, integers: Integers) -> float:
         session = Session(quantized(self.model, integers), self.judged)
-        found = (session.run(sample, self.judged) for sample in self.kept[:count])
-        return compared(self.reference[:count], found)
+        return compared(self.reference, (session.run(sample, self.judged) for sample in self.samples))
 
     def _score(self, integers: Integers) -> float:
         if self.metric is None:
             return self._sqnr(integers)
         session, names = Session(quantized(self.model, integers)), self.model.outputs
-        found = [dict(zip(names, session.run(sample, names), strict=True)) for sample in self.kept]
+        found = [dict(zip(names, session.run(sample, names), strict=True)) for sample in self.samples]
         return float(self.metric(self.outputs, found))
 
     def _losses(self) -> dict[str, float]:
         """Of each activation what its 8 bits take from the outputs when all others have 16, in dB."""
         everything = frozenset(self.names)
-        best = self._sqnr(self._mix(everything), _RANKED_ON)
+        best = self._sqnr(self._mix(everything))
         found = {}
         for index, name in enumerate(self.names):
-            self.report(f"8 bits in {name}", 0.7 * index / len(self.names))
-            found[name] = best - self._sqnr(self._mix(everything - {name}), _RANKED_ON)
+            self.report(f"8 bits in {name}", 0.5 * index / len(self.names))
+            found[name] = best - self._sqnr(self._mix(everything - {name}))
         return found
 
     def _chosen(self, losses: Mapping[str, float], least: float) -> frozenset[str]:
@@ -222,15 +229,15 @@ class _Search:
             return self._score(self._mix(wide)) >= least
 
         order = sorted(losses, key=worth, reverse=True)
-        below, enough = 0, len(order)
-        while enough - below > 1:
-            self.report(f"16 bits in {enough} activations", 0.7)
-            middle = (below + enough) // 2
-            below, enough = (below, middle) if reaches(frozenset(order[:middle])) else (middle, enough)
-        wide = frozenset(order[:enough])
+        wide: frozenset[str] = frozenset()
+        for index, name in enumerate(order):  # one by one: errors cancel, so that more is not always better
+            self.report(f"16 bits in {name}", 0.5 + 0.3 * index / len(order))
+            wide |= {name}
+            if reaches(wide):
+                break
         dearest = sorted(wide, key=lambda name: (-self._macs({name}), losses[name]))[:_LOWERED]
         for index, name in enumerate(dearest):
-            self.report(f"8 bits in {name} again", 0.7 + 0.3 * index / len(dearest))
+            self.report(f"8 bits in {name} again", 0.8 + 0.2 * index / len(dearest))
             spared = wide - {name}
             traded = spared | self._cheaper([one for one in order if one not in wide], self._macs({name}) / 2)
             found = next((one for one in dict.fromkeys((spared, traded)) if reaches(one)), wide)

@@ -11,9 +11,10 @@ import onnx
 from onnx import ModelProto
 
 import halve
-from halve.edge import hybrid, ptq
+from halve.edge import hybrid, joins, ptq
 from halve.edge.affine import Activations
 from halve.edge.hybrid import Goal, Mixed
+from halve.edge.joins import Join
 from halve.edge.model import load
 from halve.edge.ptq import Calibrated, Report
 from halve.edge.qdq import quantized
@@ -33,6 +34,8 @@ class EdgeQuantization:
     samples: int
     seconds: float
     mixed: Mixed | None = None  # where some activations have 16 bits
+    joined: tuple[Join, ...] = ()  # outputs that are not for one scale, and are in one piece
+    split: tuple[Join, ...] = ()  # outputs that were
 
     columns: ClassVar[tuple[str, ...]] = ("product", "operator", "dB")
 
@@ -47,10 +50,12 @@ class EdgeQuantization:
         chosen, sizes = self.calibrated.chosen, f"{self.nbytes / 1e6:.2f} MB of {self.source_bytes / 1e6:.2f}"
         how = f"{chosen.calibrator} ranges, {chosen.weights} weights, equalization {chosen.equalization:g}"
         said = f"{self.path}: {sizes}, outputs {self.calibrated.sqnr:.1f} dB on samples kept aside ({how})"
-        if self.mixed is None:
-            return said
-        count = f"{len(self.mixed.raised)} of {len(self.calibrated.integers.ranges)} activations"
-        return f"{said}; 16 bits in {count}, {self.mixed.part:.1%} of the multiplications"
+        if self.mixed is not None:
+            count = f"{len(self.mixed.raised)} of {len(self.calibrated.integers.ranges)} activations"
+            said += f"; 16 bits in {count}, {self.mixed.part:.1%} of the multiplications"
+        for one in self.joined:
+            said += f"; {one.output} joins {' and '.join(one.parts)}, which one scale destroys: see --split-outputs"
+        return said
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""
@@ -62,6 +67,8 @@ class EdgeQuantization:
             "seconds": self.seconds,
             **self.calibrated.to_json(),
             **({} if self.mixed is None else {"mixed": self.mixed.to_json()}),
+            "joined": [one.to_json() for one in self.joined],
+            "split": [one.to_json() for one in self.split],
         }
 
 
@@ -73,6 +80,7 @@ def quantize(
     activations: Activations = "int8",
     calibrator: str = ptq.AUTO,
     goal: Goal | None = None,
+    split_outputs: bool = False,
     picture: Picture | None = None,
     contrib: bool = False,
     seed: int = 0,
@@ -83,7 +91,8 @@ def quantize(
     Weights are symmetric INT8 with a scale for each output channel, activations asymmetric codes without sign, biases
     INT32; `halve.edge.ptq` says how they are chosen. ``calibration`` is a folder or file as `halve.edge.samples.read`
     takes it, images prepared as ``picture`` says. With a ``goal``, as few activations as reach it get 16 bits and the
-    others 8, as `halve.edge.hybrid` chooses; ``activations`` does not matter then. 16-bit codes ask for operator set
+    others 8, as `halve.edge.hybrid` chooses; ``activations`` does not matter then. With ``split_outputs``, outputs that
+    join what one scale would destroy become one for each part (`halve.edge.joins`). 16-bit codes ask for operator set
     21; with ``contrib`` they are ONNX Runtime's own operators instead, which older readers know. The same inputs give
     the same bytes.
 
@@ -97,6 +106,9 @@ def quantize(
         raise OutputError(f"{out.parent} is no folder", hint="make it first")
     model = load(source)
     samples = read(Path(calibration), model, picture or Picture())
+    found_joins = joins.destructive(model, samples)
+    if split_outputs and found_joins:
+        model = joins.split(model, found_joins)
     mixed = None
     if goal is None:
         found = ptq.calibrate(model, samples, activations=activations, calibrator=calibrator, seed=seed, report=report)
@@ -116,6 +128,8 @@ def quantize(
         samples=len(samples),
         seconds=perf_counter() - began,
         mixed=mixed,
+        joined=() if split_outputs else found_joins,
+        split=found_joins if split_outputs else (),
     )
 
 
