@@ -1,0 +1,251 @@
+"""From a model in QuantizeLinear and DequantizeLinear to one for Rockchip's NPU, with its ranges, tried in a simulator.
+
+The toolkit gets the float graph between the codes, quantizes it by its own "hybrid" steps, and between them our ranges
+replace those that it found. Where that fails, it gets the model with the codes as it is.
+"""
+
+import json
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from halve.edge.model import FloatModel, load
+from halve.edge.rknn.stripped import Stripped, stripped
+from halve.edge.running import Sample, Session, compared
+from halve.edge.samples import Picture, read
+from halve.errors import OutputError, UnsupportedError
+
+TARGETS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562")
+ROUTES = ("hybrid", "direct")  # in the order in which they are tried
+JUDGING = 20  # samples that the simulator, which is slow, gets
+_SECONDS = 1800  # that one build and its simulation may take
+_LINES = 3  # of what the toolkit said last that an error quotes
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written to ``path``; SQNR in dB of the outputs of the float model on ``judged`` calibration samples."""
+
+    path: Path
+    target: str
+    route: str
+    nbytes: int
+    kept: int  # activations with our ranges
+    tensors: int  # that the toolkit knows
+    float16: int
+    judged: int
+    ours: float
+    simulated: float
+    failed: tuple[str, ...]  # routes that were tried before, and why they failed
+
+    columns: ClassVar[tuple[str, ...]] = ("what", "runs in", "dB")
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """The cells of `columns`."""
+        yield "float model", "ONNX Runtime", "exact"
+        yield "halve's integers", "ONNX Runtime", f"{self.ours:.1f}"
+        yield f"{self.path.name} for {self.target}", "RKNN's simulator", f"{self.simulated:.1f}"
+
+    @property
+    def summary(self) -> str:
+        """In a sentence."""
+        kept = f"{self.kept} of {self.tensors} ranges are halve's" if self.tensors else "the codes are halve's"
+        return f"{self.path}: {self.nbytes / 1e6:.2f} MB for {self.target} ({kept}, {self.float16} layers in FP16)"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {
+            "path": str(self.path),
+            "target": self.target,
+            "route": self.route,
+            "bytes": self.nbytes,
+            "ranges_kept": self.kept,
+            "tensors": self.tensors,
+            "float16": self.float16,
+            "judged": self.judged,
+            "sqnr_db": {"onnxruntime": self.ours, "rknn_simulator": self.simulated},
+            "failed": list(self.failed),
+        }
+
+
+def export(
+    quantized: str | Path,
+    source: str | Path,
+    out: str | Path,
+    calibration: str | Path,
+    *,
+    target: str,
+    python: Path,
+    picture: Picture | None = None,
+    seconds: float = _SECONDS,
+) -> Exported:
+    """Write ``quantized``, which `halve.edge.quantize` made of the float model ``source``, as ``out`` for ``target``.
+
+    ``python`` is the interpreter that has the toolkit (`halve.edge.rknn.environment`), ``calibration`` and ``picture``
+    as in `halve.edge.quantize.quantize`; ``seconds`` is how long a build may take.
+
+    Raises OutputError where ``out`` exists, UnsupportedError where no route succeeds, quoting what the toolkit said
+    last, and what `load`, `stripped` and `read` raise.
+    """
+    quantized, source, out = Path(quantized), Path(source), Path(out)
+    if out.exists():
+        raise OutputError(f"{out} exists", hint="name another file, or remove it")
+    exact, between = load(source), stripped(quantized)
+    samples = read(Path(calibration), exact, picture or Picture())
+    judged = samples[:JUDGING]
+    reference = _outputs(exact.proto, exact.outputs, judged)
+    ours = compared(reference, _outputs(onnx.load(str(quantized)), exact.outputs, judged))
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="halve-rknn-") as scratch:
+        job = _Job(Path(scratch), target, python, seconds)
+        job.place(exact, samples, judged)
+        for route in ROUTES:
+            proto = between.proto if route == "hybrid" else onnx.load(str(quantized))
+            try:
+                told = job.run(route, fixed(proto, samples[0]), between)
+            except UnsupportedError as error:
+                failed.append(f"{route}: {error}")
+                continue
+            simulated = compared(reference, job.simulated(reference))
+            job.deliver(out)
+            return Exported(
+                path=out,
+                target=target,
+                route=route,
+                nbytes=out.stat().st_size,
+                kept=int(told.get("kept", 0)),
+                tensors=int(told.get("tensors", 0)),
+                float16=int(told.get("float16", 0)),
+                judged=len(judged),
+                ours=ours,
+                simulated=simulated,
+                failed=tuple(failed),
+            )
+    raise UnsupportedError(
+        f"{quantized}: the toolkit makes no file of it. {' '.join(failed)}",
+        hint="halve edge check says which layers the target does not take",
+    )
+
+
+def fixed(proto: ModelProto, sample: Sample) -> ModelProto:
+    """``proto`` for inputs of the shapes of ``sample`` alone: the toolkit takes no others."""
+    found = ModelProto()
+    found.CopyFrom(proto)
+    for value in found.graph.input:
+        if value.name in sample:
+            shape = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, sample[value.name].shape)
+            value.type.CopyFrom(shape)
+    del found.graph.value_info[:]
+    for value in found.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(found)
+
+
+def _outputs(proto: ModelProto, names: Sequence[str], samples: Sequence[Sample]) -> list[list[np.ndarray]]:
+    session = Session(proto)
+    return [session.run(sample, names) for sample in samples]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Files for the toolkit in ``folder``."""
+
+    folder: Path
+    target: str
+    python: Path
+    seconds: float
+
+    def place(self, model: FloatModel, samples: Sequence[Sample], judged: Sequence[Sample]) -> None:
+        lines = []
+        for number, sample in enumerate(samples):
+            paths = [self.folder / f"{number}-{at}.npy" for at, _ in enumerate(model.inputs)]
+            for path, one in zip(paths, model.inputs, strict=True):
+                np.save(path, sample[one.name])
+            lines.append(" ".join(map(str, paths)))
+        (self.folder / "dataset.txt").write_text("\n".join(lines))
+        (self.folder / "judging.json").write_text(json.dumps([line.split() for line in lines[: len(judged)]]))
+
+    def run(self, route: str, proto: ModelProto, between: Stripped) -> dict[str, Any]:
+        """What the worker answers. Raises UnsupportedError where it fails, dies or takes too long."""
+        work, model, job = self.folder / route, self.folder / f"{route}.onnx", self.folder / f"{route}.json"
+        work.mkdir()
+        onnx.save(proto, str(model))
+        asked = {
+            "route": route,
+            "target": self.target,
+            "model": str(model),
+            "dataset": str(self.folder / "dataset.txt"),
+            "judging": json.loads((self.folder / "judging.json").read_text()),
+            "ranges": between.ranges,
+            "float16": sorted(between.wide),
+            "work": str(work),
+            "out": str(self.folder / "out.rknn"),
+            "simulated": str(self.folder / "simulated.npz"),
+        }
+        job.write_text(json.dumps(asked))
+        with as_file(files(__package__).joinpath("worker.py")) as script:
+            try:
+                done = subprocess.run(  # noqa: S603 - the worker, on files that were written here
+                    [str(self.python), "-I", str(script), str(job)],
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=self.seconds,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise UnsupportedError(f"it was not done within {self.seconds:g} s.") from None
+            except OSError as error:
+                raise UnsupportedError(f"{self.python}: {error.strerror}.") from None
+        answer = _answer(job.with_name(f"{job.name}.answer"))
+        if done.returncode < 0:
+            raise UnsupportedError(f"it died of {signal.Signals(-done.returncode).name}{_last(done)}.")
+        if done.returncode or answer is None:
+            raise UnsupportedError(f"it ended with exit code {done.returncode}{_last(done)}.")
+        if "error" in answer:
+            raise UnsupportedError(f"{answer['error']}{_last(done)}.")
+        return answer
+
+    def simulated(self, reference: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        """The simulator's outputs, in the shapes of ``reference``."""
+        with np.load(self.folder / "simulated.npz") as found:
+            outputs = [found[f"output_{at}"] for at in range(len(found.files))]
+        return [
+            [outputs[at][number].reshape(one.shape) for at, one in enumerate(exact)]
+            for number, exact in enumerate(reference)
+        ]
+
+    def deliver(self, out: Path) -> None:
+        """Put the file where it was asked for, whole or not at all."""
+        part = out.with_name(f"{out.name}.part")
+        try:
+            part.write_bytes((self.folder / "out.rknn").read_bytes())
+            part.replace(out)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise OutputError(f"{out}: {error.strerror}", hint="check the disk and permissions") from None
+
+
+def _answer(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _last(done: subprocess.CompletedProcess[str]) -> str:
+    """What the toolkit complained of last, in brackets."""
+    said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines()]
+    lines = [line for line in said if line.startswith(("E ", "\x1b[1;31mE")) or "Error" in line] or said
+    told = " / ".join(line[:200] for line in lines if line)
+    return f" ({' / '.join(told.split(' / ')[-_LINES:])})" if told else ""
