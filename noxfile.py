@@ -57,8 +57,8 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def first_hour(session: nox.Session) -> None:
-    """The first tutorial's commands, typed literally, and their output."""
-    session.install(".[demo,test]", env=NATIVE)
+    """The commands of tutorials, typed literally, and their output."""
+    session.install(".[demo,edge,test]", env=NATIVE)
     session.run("pytest", "-q", "tests/slow/test_first_hour.py", env=NATIVE)
 
 
