@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-_COMMANDS = ("check", "quantize", "export")  # each lies in halve.cli.edge_NAME
+_COMMANDS = ("check", "quantize", "report", "export")  # each lies in halve.cli.edge_NAME
 
 
 class _Edge(click.Group):
@@ -31,6 +31,7 @@ def command() -> None:
     \b
     halve edge check model.onnx --target rk3588
     halve edge quantize model.onnx --calibration images/ --out model.int8.onnx
+    halve edge report model.int8.onnx --source model.onnx --inputs images/ --html report.html
     halve edge export model.int8.onnx --source model.onnx --calibration images/ --out model.rknn
 
     Needs pip install 'halve[edge]'.
