@@ -84,3 +84,20 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
             assert (page.parent / target).exists(), (page, target)
+
+
+CHINESE = [page for page in PAGES if page.name.endswith(".zh.md")]
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: str(page.relative_to(DOCS)))
+def test_chinese_pages_have_the_code_and_links_of_the_english_ones(page):
+    def parts(path):
+        text = path.read_text()
+        code = re.findall(r"```.*?```", text, re.DOTALL)
+        typed = [re.findall(r"^\$ .*", one, re.MULTILINE) if one.startswith("```console") else one for one in code]
+        return typed, sorted(re.findall(r"\]\(([^)#]+)", text))
+
+    english, chinese = parts(page.with_name(page.name.replace(".zh.md", ".md"))), parts(page)
+    assert chinese[0] == english[0]
+    if page.name != "index.zh.md":
+        assert set(chinese[1]) <= set(english[1])
