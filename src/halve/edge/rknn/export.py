@@ -1,14 +1,15 @@
 """From a model in QuantizeLinear and DequantizeLinear to one for Rockchip's NPU, with its ranges, tried in a simulator.
 
 The toolkit gets the float graph between the codes, quantizes it by its own "hybrid" steps, and between them our ranges
-replace those that it found. Where that fails, it gets the model with the codes as it is.
+replace those that it found. Where that fails, it gets the model with the codes as it is. It also quantizes the float
+model by its own algorithms; what leaves most of the outputs in its simulator is what is written.
 """
 
 import json
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -25,7 +26,8 @@ from halve.edge.samples import Picture, read
 from halve.errors import OutputError, UnsupportedError
 
 TARGETS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562")
-ROUTES = ("hybrid", "direct")  # in the order in which they are tried
+ROUTES = ("hybrid", "direct")  # for our codes: the second where the first fails
+ALGORITHMS = ("kl_divergence", "mmse")  # the toolkit's
 JUDGING = 20  # samples that the simulator, which is slow, gets
 _SECONDS = 1800  # that one build and its simulation may take
 _LINES = 3  # of what the toolkit said last that an error quotes
@@ -44,8 +46,8 @@ class Exported:
     float16: int
     judged: int
     ours: float
-    simulated: float
-    failed: tuple[str, ...]  # routes that were tried before, and why they failed
+    simulated: Mapping[str, float]  # by route, that of ``route`` the largest
+    failed: tuple[str, ...]  # routes that failed, and why
 
     columns: ClassVar[tuple[str, ...]] = ("what", "runs in", "dB")
 
@@ -53,12 +55,15 @@ class Exported:
         """The cells of `columns`."""
         yield "float model", "ONNX Runtime", "exact"
         yield "halve's integers", "ONNX Runtime", f"{self.ours:.1f}"
-        yield f"{self.path.name} for {self.target}", "RKNN's simulator", f"{self.simulated:.1f}"
+        for route, db in self.simulated.items():
+            what = "halve's ranges" if route in ROUTES else f"the toolkit's {route}"
+            written = ", written" if route == self.route else ""
+            yield f"{what}{written}", "RKNN's simulator", f"{db:.1f}"
 
     @property
     def summary(self) -> str:
         """In a sentence."""
-        kept = f"{self.kept} of {self.tensors} ranges are halve's" if self.tensors else "the codes are halve's"
+        kept = f"{self.kept} of {self.tensors} ranges are halve's" if self.tensors else f"by {self.route}"
         return f"{self.path}: {self.nbytes / 1e6:.2f} MB for {self.target} ({kept}, {self.float16} layers in FP16)"
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +77,7 @@ class Exported:
             "tensors": self.tensors,
             "float16": self.float16,
             "judged": self.judged,
-            "sqnr_db": {"onnxruntime": self.ours, "rknn_simulator": self.simulated},
+            "sqnr_db": {"onnxruntime": self.ours, "rknn_simulator": dict(self.simulated)},
             "failed": list(self.failed),
         }
 
@@ -105,34 +110,40 @@ def export(
     reference = _outputs(exact.proto, exact.outputs, judged)
     ours = compared(reference, _outputs(onnx.load(str(quantized)), exact.outputs, judged))
     failed: list[str] = []
+    told: dict[str, dict[str, Any]] = {}
+    simulated: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="halve-rknn-") as scratch:
         job = _Job(Path(scratch), target, python, seconds)
         job.place(exact, samples, judged)
-        for route in ROUTES:
-            proto = between.proto if route == "hybrid" else onnx.load(str(quantized))
+        for route in (*ROUTES, *ALGORITHMS):
+            if (route == "direct" and told) or (route in ALGORITHMS and not told):
+                continue
+            proto = {"hybrid": between.proto, "direct": onnx.load(str(quantized))}.get(route, exact.proto)
             try:
-                told = job.run(route, fixed(proto, samples[0]), between)
+                told[route] = job.run(route, fixed(proto, samples[0]), between)
             except UnsupportedError as error:
                 failed.append(f"{route}: {error}")
                 continue
-            simulated = compared(reference, job.simulated(reference))
-            job.deliver(out)
-            return Exported(
-                path=out,
-                target=target,
-                route=route,
-                nbytes=out.stat().st_size,
-                kept=int(told.get("kept", 0)),
-                tensors=int(told.get("tensors", 0)),
-                float16=int(told.get("float16", 0)),
-                judged=len(judged),
-                ours=ours,
-                simulated=simulated,
-                failed=tuple(failed),
+            simulated[route] = compared(reference, job.simulated(route, reference))
+        if not told:
+            raise UnsupportedError(
+                f"{quantized}: the toolkit makes no file of it. {' '.join(failed)}",
+                hint="halve edge check says which layers the target does not take",
             )
-    raise UnsupportedError(
-        f"{quantized}: the toolkit makes no file of it. {' '.join(failed)}",
-        hint="halve edge check says which layers the target does not take",
+        best = max(simulated, key=lambda route: simulated[route])
+        job.deliver(best, out)
+    return Exported(
+        path=out,
+        target=target,
+        route=best,
+        nbytes=out.stat().st_size,
+        kept=int(told[best].get("kept", 0)),
+        tensors=int(told[best].get("tensors", 0)),
+        float16=int(told[best].get("float16", 0)),
+        judged=len(judged),
+        ours=ours,
+        simulated=simulated,
+        failed=tuple(failed),
     )
 
 
@@ -180,7 +191,8 @@ class _Job:
         work.mkdir()
         onnx.save(proto, str(model))
         asked = {
-            "route": route,
+            "route": "own" if route in ALGORITHMS else route,
+            "algorithm": route,
             "target": self.target,
             "model": str(model),
             "dataset": str(self.folder / "dataset.txt"),
@@ -188,8 +200,8 @@ class _Job:
             "ranges": between.ranges,
             "float16": sorted(between.wide),
             "work": str(work),
-            "out": str(self.folder / "out.rknn"),
-            "simulated": str(self.folder / "simulated.npz"),
+            "out": str(self.folder / f"{route}.rknn"),
+            "simulated": str(self.folder / f"{route}.npz"),
         }
         job.write_text(json.dumps(asked))
         with as_file(files(__package__).joinpath("worker.py")) as script:
@@ -215,20 +227,20 @@ class _Job:
             raise UnsupportedError(f"{answer['error']}{_last(done)}.")
         return answer
 
-    def simulated(self, reference: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+    def simulated(self, route: str, reference: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         """The simulator's outputs, in the shapes of ``reference``."""
-        with np.load(self.folder / "simulated.npz") as found:
+        with np.load(self.folder / f"{route}.npz") as found:
             outputs = [found[f"output_{at}"] for at in range(len(found.files))]
         return [
             [outputs[at][number].reshape(one.shape) for at, one in enumerate(exact)]
             for number, exact in enumerate(reference)
         ]
 
-    def deliver(self, out: Path) -> None:
+    def deliver(self, route: str, out: Path) -> None:
         """Put the file where it was asked for, whole or not at all."""
         part = out.with_name(f"{out.name}.part")
         try:
-            part.write_bytes((self.folder / "out.rknn").read_bytes())
+            part.write_bytes((self.folder / f"{route}.rknn").read_bytes())
             part.replace(out)
         except OSError as error:
             part.unlink(missing_ok=True)
