@@ -84,6 +84,9 @@ def test_ranges_of_another_tool(made, tmp_path, kind):
     found = stripped(out)
     exact = Session(onnx.load(str(made / "net.onnx")), ["d"])
     values = np.concatenate([exact.run({"x": one[None]}, ["d"])[0] for one in samples(1)])
+    assert "y" in found.ranges
+    assert "y" in {name for node in found.proto.graph.node for name in node.output}
+    onnx.checker.check_model(found.proto)
     low, high = found.ranges["d"]
     assert low == pytest.approx(values.min(), rel=0.02)
     assert high == pytest.approx(values.max(), rel=0.02)
@@ -174,6 +177,8 @@ def test_what_is_better_in_the_simulator_is_written(made, tmp_path):
             "open(__import__('sys').argv[1] + '.answer', 'w').write('{\"error\": \"load_onnx failed\"}')",
             "load_onnx failed",
         ),
+        ("open(__import__('sys').argv[1] + '.answer', 'w').write('{}')", "outputs are not those"),
+        (GOOD.replace("np.stack(found)", "np.stack(found)[:, :, :1]"), "outputs are not those"),
     ],
 )
 def test_failures_are_told(made, tmp_path, script, words):
@@ -185,6 +190,15 @@ def test_failures_are_told(made, tmp_path, script, words):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["fake.py", "python"]
 
 
+def test_a_model_of_another_source_is_refused(made, tmp_path):
+    other = onnx.load(str(made / "net.onnx"))
+    other.doc_string = "another"
+    onnx.save(other, str(tmp_path / "other.onnx"))
+    arguments = (made / "int8.onnx", tmp_path / "other.onnx", tmp_path / "out.rknn", made / "inputs.npy")
+    with pytest.raises(UnsupportedError, match="was not made of"):
+        export(*arguments, target="rk3588", python=toolkit(tmp_path, GOOD))
+
+
 def test_the_licence_comes_first(made, tmp_path):
     with pytest.raises(UnsupportedError, match="licence of its own") as error:
         environment(tmp_path / "env", accepted=False)
@@ -193,6 +207,13 @@ def test_the_licence_comes_first(made, tmp_path):
     said = ["export", str(made / "int8.onnx"), "--source", str(made / "net.onnx"), "--out", str(tmp_path / "o.rknn")]
     done = CliRunner().invoke(command, [*said, "--calibration", str(made / "inputs.npy")])
     assert isinstance(done.exception, UnsupportedError)
+
+
+def test_an_environment_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made") as error:
+        environment(tmp_path / "file" / "env", accepted=True)
+    assert "ensurepip" in error.value.hint
 
 
 def test_an_environment_that_stands_is_used(tmp_path):

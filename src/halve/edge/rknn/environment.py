@@ -38,7 +38,13 @@ def environment(folder: Path, *, accepted: bool) -> Path:
             f"{TOOLKIT} has no build for Python {sys.version_info[0]}.{sys.version_info[1]} on {sys.platform}",
             hint="run halve with Python 3.11 or 3.12 on Linux",
         )
-    venv.create(folder, with_pip=True, clear=True)
+    try:
+        venv.create(folder, with_pip=True, clear=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise OutputError(
+            f"{folder}: the toolkit's environment cannot be made: {error}",
+            hint="check the disk and permissions, and that this Python has venv and ensurepip (Debian: python3-venv)",
+        ) from None
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     given = [line for line in requirements.splitlines() if line and not line.startswith("#")]
     for arguments in (given, ["--no-deps", TOOLKIT]):

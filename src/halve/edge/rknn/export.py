@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -98,13 +99,14 @@ def export(
     ``python`` is the interpreter that has the toolkit (`halve.edge.rknn.environment`), ``calibration`` and ``picture``
     as in `halve.edge.quantize.quantize`; ``seconds`` is how long a build may take.
 
-    Raises OutputError where ``out`` exists, UnsupportedError where no route succeeds, quoting what the toolkit said
-    last, and what `load`, `stripped` and `read` raise.
+    Raises OutputError where ``out`` exists, UnsupportedError where ``quantized`` was not made of ``source`` and where
+    no route succeeds, quoting what the toolkit said last, and what `load`, `stripped` and `read` raise.
     """
     quantized, source, out = Path(quantized), Path(source), Path(out)
     if out.exists():
         raise OutputError(f"{out} exists", hint="name another file, or remove it")
     exact, between = load(source), stripped(quantized)
+    _check(between.proto, exact, quantized)
     samples = read(Path(calibration), exact, picture or Picture())
     judged = samples[:JUDGING]
     reference = _outputs(exact.proto, exact.outputs, judged)
@@ -120,11 +122,12 @@ def export(
                 continue
             proto = {"hybrid": between.proto, "direct": onnx.load(str(quantized))}.get(route, exact.proto)
             try:
-                told[route] = job.run(route, fixed(proto, samples[0]), between)
+                answer = job.run(route, fixed(proto, samples[0]), between)
+                outputs = job.simulated(route, reference)
             except UnsupportedError as error:
                 failed.append(f"{route}: {error}")
                 continue
-            simulated[route] = compared(reference, job.simulated(route, reference))
+            told[route], simulated[route] = answer, compared(reference, outputs)
         if not told:
             raise UnsupportedError(
                 f"{quantized}: the toolkit makes no file of it. {' '.join(failed)}",
@@ -145,6 +148,16 @@ def export(
         simulated=simulated,
         failed=tuple(failed),
     )
+
+
+def _check(proto: ModelProto, exact: FloatModel, path: Path) -> None:
+    """Other tools leave out a ReLU that a zero point stands for, which the float graph then lacks."""
+    told = {one.key: one.value for one in proto.metadata_props}
+    if told.get("halve.source_sha256") != exact.source:
+        raise UnsupportedError(
+            f"{path} was not made of {exact.path} by `halve edge quantize`",
+            hint="quantize that model, and export the result",
+        )
 
 
 def fixed(proto: ModelProto, sample: Sample) -> ModelProto:
@@ -228,13 +241,16 @@ class _Job:
         return answer
 
     def simulated(self, route: str, reference: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
-        """The simulator's outputs, in the shapes of ``reference``."""
-        with np.load(self.folder / f"{route}.npz") as found:
-            outputs = [found[f"output_{at}"] for at in range(len(found.files))]
-        return [
-            [outputs[at][number].reshape(one.shape) for at, one in enumerate(exact)]
-            for number, exact in enumerate(reference)
-        ]
+        """The simulator's outputs, in the shapes of ``reference``. Raises UnsupportedError where they are others."""
+        try:
+            with np.load(self.folder / f"{route}.npz") as found:
+                outputs = [found[f"output_{at}"] for at in range(len(found.files))]
+            return [
+                [outputs[at][number].reshape(one.shape) for at, one in enumerate(exact)]
+                for number, exact in enumerate(reference)
+            ]
+        except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+            raise UnsupportedError(f"the simulator's outputs are not those of the model: {error}.") from None
 
     def deliver(self, route: str, out: Path) -> None:
         """Put the file where it was asked for, whole or not at all."""

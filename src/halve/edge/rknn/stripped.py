@@ -1,6 +1,6 @@
 """What a model with QuantizeLinear and DequantizeLinear says: the float graph between, and the range of each value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,11 @@ def stripped(path: Path) -> Stripped:
             sources[node.output[0]] = node.input[0]
         else:
             kept.append(node)
+    # Other tools round the outputs as well: what was rounded takes the name of the output.
+    named = {sources[one.name]: one.name for one in graph.output if one.name in sources}
+    _rename(kept, named)
+    ranges = {named.get(name, name): value for name, value in ranges.items()}
+    wide = {named.get(name, name) for name in wide}
     del graph.node[:]
     graph.node.extend(kept)
     used = {name for node in kept for name in node.input}
@@ -72,6 +77,13 @@ def stripped(path: Path) -> Stripped:
     del proto.opset_import[:]
     proto.opset_import.extend(plain)
     return Stripped(proto, ranges, frozenset(wide))
+
+
+def _rename(nodes: Sequence[NodeProto], named: Mapping[str, str]) -> None:
+    for node in nodes:
+        for names in (node.input, node.output):
+            for at, name in enumerate(names):
+                names[at] = named.get(name, name)
 
 
 @dataclass(frozen=True, slots=True)
