@@ -9,6 +9,7 @@ import fcntl
 import mmap
 import os
 import stat
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -95,7 +96,32 @@ class FileReader:
         self.close()
 
 
-class FileWriter:
+class PlacedBytes(ABC):
+    """Bytes at their places in the open file ``_fd``; a subclass says what its errors mean."""
+
+    _fd: int
+
+    @abstractmethod
+    def _failed(self, error: OSError) -> OutputError: ...
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Put ``data``, a view of bytes, at ``offset``. Raises OutputError where the disk is full or fails."""
+        try:
+            while data:
+                done = os.pwrite(self._fd, data, offset)
+                data, offset = data[done:], offset + done
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """``nbytes`` bytes from ``offset`` on, as they are by now. Raises OutputError where the disk fails."""
+        try:
+            return os.pread(self._fd, nbytes, offset)
+        except OSError as error:
+            raise self._failed(error) from error
+
+
+class FileWriter(PlacedBytes):
     """A new file of exactly ``nbytes`` bytes: ``path.part`` until it is finished, then ``path``.
 
     A ``path.part`` that an interrupted job has left is taken over with the bytes that it has; the lock on it goes with
@@ -123,22 +149,6 @@ class FileWriter:
             self._allocate()
         except OSError as error:
             self.discard()
-            raise self._failed(error) from error
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Put ``data``, a view of bytes, at ``offset``. Raises OutputError where the disk is full or fails."""
-        try:
-            while data:
-                done = os.pwrite(self._fd, data, offset)
-                data, offset = data[done:], offset + done
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def read(self, offset: int, nbytes: int) -> bytes:
-        """``nbytes`` bytes from ``offset`` on, as they are by now. Raises OutputError where the disk fails."""
-        try:
-            return os.pread(self._fd, nbytes, offset)
-        except OSError as error:
             raise self._failed(error) from error
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
+from halve.checkpoint.storage import PlacedBytes
 from halve.checkpoint.url import Url
 from halve.errors import OutputError
 
@@ -21,7 +22,7 @@ HELD = (
 )  # bytes that a thread holds while it sends: the part as it is read, in fsspec's buffer, and as a request
 
 
-class UploadWriter:
+class UploadWriter(PlacedBytes):
     """A new file of exactly ``nbytes`` bytes at ``path``, which has it once it is finished.
 
     Raises OutputError where there is no room in TMPDIR, and where the storage refuses or does not answer.
@@ -37,22 +38,6 @@ class UploadWriter:
             os.ftruncate(self._fd, nbytes)
         except OSError as error:
             self.discard()
-            raise self._failed(error) from error
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Put ``data``, a view of bytes, at ``offset``. Raises OutputError where the disk is full or fails."""
-        try:
-            while data:
-                done = os.pwrite(self._fd, data, offset)
-                data, offset = data[done:], offset + done
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def read(self, offset: int, nbytes: int) -> bytes:
-        """``nbytes`` bytes from ``offset`` on, as they are by now. Raises OutputError where the disk fails."""
-        try:
-            return os.pread(self._fd, nbytes, offset)
-        except OSError as error:
             raise self._failed(error) from error
 
     def finish(self) -> None:
