@@ -4,36 +4,13 @@ from pathlib import Path
 
 import click
 
-from halve.cli.parameter import Name, json_option
-
-
-def _targets() -> list[str]:
-    from halve.edge.targets import targets
-
-    return [name.lower() for name in targets()]
-
-
-class InputShape(click.ParamType[tuple[str, tuple[int, ...]]]):
-    """``NAME=1,3,640,640``: an input and its dimensions."""
-
-    name = "NAME=DIMS"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        """Parse."""
-        if isinstance(value, tuple):
-            return value
-        name, _, dims = str(value).rpartition("=")
-        parts = dims.split(",")
-        if not name or not all(part.isdecimal() and int(part) for part in parts):
-            self.fail(f"{value!r} is no input and shape, such as images=1,3,640,640", param, ctx)
-        return name, tuple(map(int, parts))
+from halve.cli.edge_inputs import InputShape
+from halve.cli.parameter import NPU, json_option
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--target", type=Name("target", _targets), required=True, help="rk3588, rk3576, rk3568 or rk3562.")
+@click.option("--target", type=NPU, required=True, help="rk3588, rk3576, rk3568 or rk3562.")
 @click.option("--dtype", type=click.Choice(["int8", "int16", "fp16"]), default="int8", show_default=True)
 @click.option("--shape", "shapes", type=InputShape(), multiple=True, help="Of an input whose size is open; repeatable.")
 @click.option("--all", "everything", is_flag=True, help="Every layer, not only what leaves the NPU and the slowest.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from halve.cli.edge_quantize import ImageSize, Numbers
+from halve.cli.edge_inputs import needed, picture_options
 from halve.cli.parameter import json_option
 
 _TARGETS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562")
@@ -17,9 +17,7 @@ _TARGETS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
 @click.option("--to", type=click.Choice(["rknn"]), default="rknn", show_default=True, help="The kind of file.")
 @click.option("--target", type=click.Choice(_TARGETS), default="rk3588", show_default=True)
-@click.option("--size", type=ImageSize(), help="Height and width of images, such as 320x320. Default: the model's.")
-@click.option("--mean", type=Numbers(), default="0", show_default=True, help="Subtracted from RGB in 0 to 255.")
-@click.option("--std", type=Numbers(), default="255", show_default=True, help="What that is divided by.")
+@picture_options
 @click.option("--accept-rknn-license", is_flag=True, help="Rockchip's toolkit is proprietary; it is installed apart.")
 @json_option
 def command(
@@ -49,12 +47,8 @@ def command(
 
     del to
     require(str(model))
-    try:
+    with needed():
         from halve.edge.rknn.export import export
-    except ImportError as error:
-        from halve.errors import UnsupportedError
-
-        raise UnsupportedError(f"{error.name} is not installed", hint="pip install 'halve[edge]'") from None
     from halve.edge.rknn.environment import TOOLKIT, environment
     from halve.edge.samples import Picture
     from halve.pipeline.cache import cache_dir

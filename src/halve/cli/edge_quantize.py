@@ -4,42 +4,10 @@ from pathlib import Path
 
 import click
 
+from halve.cli.edge_inputs import needed, picture_options
 from halve.cli.parameter import json_option
 
 _CALIBRATORS = ("auto", "minmax", "percentile", "entropy", "mse")
-
-
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them."""
-
-    name = "numbers"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Parse."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            found = tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            found = ()
-        if len(found) not in (1, 3):
-            self.fail(f"{value!r} is neither one number nor three with commas", param, ctx)
-        return found
-
-
-class ImageSize(click.ParamType[tuple[int, int]]):
-    """Height and width with an x between them."""
-
-    name = "HxW"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Parse."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-            self.fail(f"{value!r} is no size, such as 224x224", param, ctx)
-        return int(parts[0]), int(parts[1])
 
 
 @click.command()
@@ -54,9 +22,7 @@ class ImageSize(click.ParamType[tuple[int, int]]):
 @click.option(
     "--split-outputs", is_flag=True, help="Part outputs that join boxes and scores, which one scale destroys."
 )
-@click.option("--size", type=ImageSize(), help="Height and width of images, such as 320x320. Default: the model's.")
-@click.option("--mean", type=Numbers(), default="0", show_default=True, help="Subtracted from RGB in 0 to 255.")
-@click.option("--std", type=Numbers(), default="255", show_default=True, help="What that is divided by.")
+@picture_options
 @click.option("--contrib", is_flag=True, help="16 bits in ONNX Runtime's own operators instead of operator set 21.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @json_option
@@ -97,14 +63,10 @@ def command(
     from halve.cli.render import counted, show
 
     require(str(model))
-    try:
+    with needed():
         from halve.edge.hybrid import Goal
         from halve.edge.metric import metric as metric_at
         from halve.edge.quantize import quantize
-    except ImportError as error:
-        from halve.errors import UnsupportedError
-
-        raise UnsupportedError(f"{error.name} is not installed", hint="pip install 'halve[edge]'") from None
     from halve.edge.samples import Picture
 
     goal = None

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from halve.cli.edge_check import InputShape, _targets
-from halve.cli.edge_quantize import ImageSize, Numbers
-from halve.cli.parameter import Name, json_option
+from halve.cli.edge_inputs import InputShape, needed, picture_options
+from halve.cli.parameter import NPU, json_option
 
 _INPUTS = 64
 
@@ -16,11 +15,9 @@ _INPUTS = 64
 @click.option("--source", type=click.Path(path_type=Path), required=True, help="The float model that it was made of.")
 @click.option("--inputs", type=click.Path(path_type=Path), required=True, help="Images or arrays: folder or file.")
 @click.option("--html", "out", type=click.Path(path_type=Path), help="The page to write.")
-@click.option("--target", type=Name("target", _targets), help="Also say what leaves this NPU.")
+@click.option("--target", type=NPU, help="Also say what leaves this NPU.")
 @click.option("--shape", "shapes", type=InputShape(), multiple=True, help="Of an input whose size is open; repeatable.")
-@click.option("--size", type=ImageSize(), help="Height and width of images, such as 320x320. Default: the model's.")
-@click.option("--mean", type=Numbers(), default="0", show_default=True, help="Subtracted from RGB in 0 to 255.")
-@click.option("--std", type=Numbers(), default="255", show_default=True, help="What that is divided by.")
+@picture_options
 @json_option
 def command(
     *,
@@ -44,12 +41,8 @@ def command(
     from halve.cli.render import show_json, show_table
 
     require(str(model))
-    try:
+    with needed():
         from halve.edge.beside import compare
-    except ImportError as error:
-        from halve.errors import UnsupportedError
-
-        raise UnsupportedError(f"{error.name} is not installed", hint="pip install 'halve[edge]'") from None
     from halve.edge.assess import check
     from halve.edge.model import load
     from halve.edge.samples import Picture, read

@@ -180,6 +180,12 @@ def _machines() -> Iterable[str]:
     return ("this", *(n for machine in machines().values() for n in (machine.name, *machine.aliases)))
 
 
+def _npus() -> Iterable[str]:
+    from halve.edge.targets import targets
+
+    return [name.lower() for name in targets()]
+
+
 def _silicon_units() -> Iterable[str]:
     from halve.silicon.unit import UNITS
 
@@ -194,6 +200,7 @@ TOOL = Name("tool", _tools)
 MODEL = NameOrPath("model", _models)
 LAYOUT = Name("layout", _layouts)
 MACHINE = Name("machine", _machines)
+NPU = Name("target", _npus)
 SILICON_UNIT = Name("unit", _silicon_units)
 DURATION = Duration()
 TOKENS = Tokens()

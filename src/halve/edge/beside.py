@@ -9,10 +9,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from halve.edge.model import FloatModel, load
+from halve.edge.model import PRODUCTS, FloatModel, load
 from halve.edge.running import Sample, Session, decibels, energies_of
 
-_NAMES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 Array = NDArray[np.float32]
 
 
@@ -61,7 +60,7 @@ def compare(source: Path, quantized: Path, samples: Sequence[Sample], model: Flo
     exact = load(source) if model is None else model
     proto = onnx.load(str(quantized))
     there = {name for node in proto.graph.node for name in node.output}
-    nodes = [node for node in exact.nodes if node.op_type in _NAMES and node.output[0] in there]
+    nodes = [node for node in exact.nodes if node.op_type in PRODUCTS and node.output[0] in there]
     names = [*exact.outputs, *(node.output[0] for node in nodes if node.output[0] not in exact.outputs)]
     one, other = Session(exact.proto, names), Session(proto, names)
     outputs = np.zeros((len(exact.outputs), 2))

@@ -2,9 +2,9 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from halve.checkpoint.onnx_file import OnnxFile, opset
+from halve.checkpoint.place import sha256
 from halve.errors import CheckpointError, FormatError, UnsupportedError
 from halve.onnx.rewrite import raised
 
@@ -55,7 +56,11 @@ class FloatModel:
                 self.users.setdefault(name, []).append(node)
         self.inputs = tuple(_inputs(graph, self.constants))
         self.outputs = tuple(one.name for one in graph.output)
-        self.types = dict(_types(proto))
+
+    @cached_property
+    def types(self) -> Mapping[str, np.dtype[np.generic]]:
+        """The types of activations, as far as they can be inferred."""
+        return dict(_types(self.proto))
 
     @property
     def nodes(self) -> tuple[NodeProto, ...]:
@@ -77,7 +82,6 @@ def load(path: Path) -> FloatModel:
     """
     opened = OnnxFile(path)
     opened.close()
-    data = path.read_bytes()
     proto = onnx.load(str(path))
     _check(proto, path)
     proto = _raised(proto)
@@ -85,7 +89,7 @@ def load(path: Path) -> FloatModel:
         if node.op_type in PRODUCTS and not node.name:
             node.name = node.output[0]
     prepared = _folded(proto, path)
-    model = FloatModel(prepared, path, sha256(data).hexdigest())
+    model = FloatModel(prepared, path, sha256(path, path.stat().st_size))
     for node in model.nodes:
         for name in node.input[1:] if node.op_type in PRODUCTS else ():
             if name in model.constants and not np.isfinite(model.constants[name]).all():

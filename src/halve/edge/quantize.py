@@ -120,7 +120,7 @@ def quantize(
     _described(proto, found)
     onnx.checker.check_model(proto)
     Session(proto)
-    write(proto, out)
+    write(proto.SerializeToString(deterministic=True), out)
     return EdgeQuantization(
         path=out,
         calibrated=found,
@@ -134,12 +134,12 @@ def quantize(
     )
 
 
-def write(proto: ModelProto, out: Path) -> None:
-    """Write ``proto`` whole or not at all. Raises OutputError."""
+def write(data: bytes, out: Path) -> None:
+    """Write ``data`` whole or not at all. Raises OutputError."""
     part = out.with_name(f"{out.name}.part")
     try:
         with part.open("wb") as file:
-            file.write(proto.SerializeToString(deterministic=True))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(out)

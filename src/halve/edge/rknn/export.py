@@ -21,12 +21,12 @@ import onnx
 from onnx import ModelProto
 
 from halve.edge.model import FloatModel, load
+from halve.edge.quantize import write
 from halve.edge.rknn.stripped import Stripped, stripped
 from halve.edge.running import Sample, Session, compared
 from halve.edge.samples import Picture, read
 from halve.errors import OutputError, UnsupportedError
 
-TARGETS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562")
 ROUTES = ("hybrid", "direct")  # for our codes: the second where the first fails
 ALGORITHMS = ("kl_divergence", "mmse")  # the toolkit's
 JUDGING = 20  # samples that the simulator, which is slow, gets
@@ -110,7 +110,8 @@ def export(
     samples = read(Path(calibration), exact, picture or Picture())
     judged = samples[:JUDGING]
     reference = _outputs(exact.proto, exact.outputs, judged)
-    ours = compared(reference, _outputs(onnx.load(str(quantized)), exact.outputs, judged))
+    whole = onnx.load(str(quantized))
+    ours = compared(reference, _outputs(whole, exact.outputs, judged))
     failed: list[str] = []
     told: dict[str, dict[str, Any]] = {}
     simulated: dict[str, float] = {}
@@ -120,7 +121,7 @@ def export(
         for route in (*ROUTES, *ALGORITHMS):
             if (route == "direct" and told) or (route in ALGORITHMS and not told):
                 continue
-            proto = {"hybrid": between.proto, "direct": onnx.load(str(quantized))}.get(route, exact.proto)
+            proto = {"hybrid": between.proto, "direct": whole}.get(route, exact.proto)
             try:
                 answer = job.run(route, fixed(proto, samples[0]), between)
                 outputs = job.simulated(route, reference)
@@ -254,13 +255,7 @@ class _Job:
 
     def deliver(self, route: str, out: Path) -> None:
         """Put the file where it was asked for, whole or not at all."""
-        part = out.with_name(f"{out.name}.part")
-        try:
-            part.write_bytes((self.folder / f"{route}.rknn").read_bytes())
-            part.replace(out)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise OutputError(f"{out}: {error.strerror}", hint="check the disk and permissions") from None
+        write((self.folder / f"{route}.rknn").read_bytes(), out)
 
 
 def _answer(path: Path) -> dict[str, Any] | None:
