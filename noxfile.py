@@ -57,15 +57,15 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def first_hour(session: nox.Session) -> None:
-    """The commands of tutorials, typed literally, and their output."""
-    session.install(".[demo,edge,test]", env=NATIVE)
+    """The commands of tutorials and guides, typed literally, and their output."""
+    session.install(".[demo,edge,web,test]", env=NATIVE)
     session.run("pytest", "-q", "tests/slow/test_first_hour.py", env=NATIVE)
 
 
 @nox.session
 def notebooks(session: nox.Session) -> None:
     """The notebooks of examples/, executed."""
-    session.install(".[demo,test]", "nbclient", "ipykernel", env=NATIVE)
+    session.install(".[demo,test]", "nbclient", "ipykernel", "matplotlib==3.11.*", env=NATIVE)
     session.run("pytest", "-q", "tests/slow/test_notebooks.py", env=NATIVE)
 
 

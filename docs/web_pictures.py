@@ -1,6 +1,6 @@
-"""Take the pictures of `docs/web.md` from a running `halve web bf16 fp8 nvfp4a16` of the demo's model.
+"""Take the pictures of `docs/how-to/web.md` from a running `halve web bf16 fp8 nvfp4a16` of the demo's model.
 
-    python docs/web_pictures.py http://127.0.0.1:8000 docs
+    python docs/web_pictures.py http://127.0.0.1:8000 docs/pictures
 
 In the folder where it runs are the eval.json and inspect.json of that page. The picture of a job is taken while one
 runs whose --log the server watches; without one it is left out.

@@ -11,6 +11,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PAGES = HERE.parent / "docs" / "theory"
 _CODE = re.compile(r'^```(python|bash) exec="on"[^\n]*\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+_PICTURE = re.compile(r"python examples/figures\.py (\w+)\n")
 _FOLDED = re.compile(r"^\?\?\? [^\n]*\n(?:\n|    [^\n]*\n?)*", re.MULTILINE)
 
 
@@ -41,8 +42,7 @@ def notebook(page: Path) -> dict[str, Any]:
     end = 0
     for found in _CODE.finditer(text):
         add("markdown", _linked(text[end : found.start()]))
-        language, code = found.groups()
-        add("code", code if language == "python" else f"%%bash\n{code.replace('examples/training.py', 'training.py')}")
+        add("code", _cell(*found.groups()))
         end = found.end()
     add("markdown", _linked(text[end:]))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -52,6 +52,15 @@ def notebook(page: Path) -> dict[str, Any]:
 def written(page: Path) -> str:
     """The notebook's file."""
     return json.dumps(notebook(page), indent=1, ensure_ascii=False) + "\n"
+
+
+def _cell(language: str, code: str) -> str:
+    """A block as a cell: Python, a picture, or what a shell types in the folder of the notebooks."""
+    if language == "python":
+        return code
+    if drawn := _PICTURE.fullmatch(code):
+        return f"import figures\n\nfigures.{drawn[1]}()"
+    return f"%%bash\n{code.replace('examples/', '')}"
 
 
 def _linked(text: str) -> str:

@@ -16,7 +16,7 @@ LOADS = (0.0, 100.0)  # in inverter inputs; delay is linear in between
 HEADER = """\
 /* The small standard-cell library of halve: relative numbers by textbook rules, not a process.
    Written by extras/silicon_library.py, which says how. Areas are in NAND2 equivalents.
-   Compared with Debian's qflow-tech-osu018 (Oklahoma State University, TSMC 0.18 um) in docs/silicon.md. */
+   Compared with Debian's qflow-tech-osu018 (Oklahoma State University, TSMC 0.18 um) in the reference on silicon. */
 library (halve) {
   delay_model : table_lookup;
   time_unit : "1ns";

@@ -1,4 +1,4 @@
-"""docs/silicon.md says what the package holds."""
+"""docs/reference/silicon.md says what the package holds."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from halve.silicon import comparison, pareto, samples
 from halve.silicon.measurement import CAVEAT
 from halve.silicon.record import packaged
 
-TEXT = (Path(__file__).parents[2] / "docs/silicon.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs/reference/silicon.md").read_text()
 
 
 def table(first):

@@ -19,6 +19,13 @@ from halve.schemes import SCHEMES
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md"))
+CHINESE = [page for page in PAGES if page.name.endswith(".zh.md")]
+ENGLISH = set(PAGES) - set(CHINESE)
+DECISIONS = set((DOCS / "decisions").glob("*.md"))  # of their day, in English
+sys.path.insert(0, str(ROOT / "tests" / "slow"))
+from test_first_hour import FOLDERS  # noqa: E402
+
+TYPED = {page for pages in FOLDERS.values() for page in pages}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +72,25 @@ def test_commands_and_options_exist(words):
             assert word.split("=")[0] in known, word
 
 
+def blocks(page):
+    """Fenced blocks of a page: the first line, what is in it, and the section up to the next heading."""
+    for section in re.split(r"^#+ ", page.read_text(), flags=re.MULTILINE):
+        for head, body in re.findall(r"^ *```(\w+[^\n]*)\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE):
+            yield head, body, section
+
+
+@pytest.mark.parametrize("page", sorted(ENGLISH - DECISIONS), ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_block_was_run(page):
+    """When the site is built, by a shell that types the page, or on a day that the page names."""
+    for head, body, section in blocks(page):
+        if 'exec="' in head or head == "text" or "--8 < --" in body:
+            continue  # text is what the block before it printed
+        if head == "console":
+            assert str(page.relative_to(DOCS)) in TYPED
+        elif not all(line.startswith(("pip install ", "apt ")) for line in body.splitlines()):
+            assert re.search(r"\b20\d\d-\d\d-\d\d\b", section), body
+
+
 def test_every_row_has_a_place(tables):
     assert all(f"| {name} |" in tables.formats_table() for name in FORMATS)
     assert all(f"## {name}" in tables.schemes_in_full() for name in SCHEMES)
@@ -86,7 +112,8 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), (page, target)
 
 
-CHINESE = [page for page in PAGES if page.name.endswith(".zh.md")]
+def test_every_page_is_in_both_languages():
+    assert {page.with_name(page.name.replace(".zh.md", ".md")) for page in CHINESE} == ENGLISH - DECISIONS
 
 
 @pytest.mark.parametrize("page", CHINESE, ids=lambda page: str(page.relative_to(DOCS)))

@@ -87,7 +87,7 @@ NAND2, INVERTER = "1110", "10"
 
 @cache
 def own() -> Library:
-    """The small library that comes with halve. Its areas and capacitances are relative: `docs/silicon.md`."""
+    """The small library that comes with halve. Its areas and capacitances are relative: `docs/reference/silicon.md`."""
     return read(Path(str(files("halve.silicon").joinpath("data", OWN))))
 
 
