@@ -50,9 +50,10 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site, every block of code executed, into build/site. Any warning is an error."""
-    session.install(".[demo,docs]", env=NATIVE)
+    session.install(".[demo,docs]", "pytest", env=NATIVE)
     quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}  # of what may come after these versions
     session.run("mkdocs", "build", "--strict", env=NATIVE | quiet)
+    session.run("pytest", "-q", "tests/slow/test_built_site.py")
 
 
 @nox.session

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
+import click
+
 from halve import errors, hardware, layouts
+from halve.cli.main import cli
 from halve.evaluate import compatibility
 from halve.formats import info
 from halve.hardware.overview import overview
@@ -39,6 +42,16 @@ def subclasses(of: type[errors.HalveError]) -> Iterator[type[errors.HalveError]]
     for one in of.__subclasses__():
         yield one
         yield from subclasses(one)
+
+
+def commands(command: click.Command = cli, name: str = "halve", within: click.Context | None = None) -> str:
+    """A section for each command, with what `--help` prints."""
+    context = click.Context(command, parent=within, info_name=name, **command.context_settings)
+    found = f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```"
+    if not isinstance(command, click.Group):
+        return found
+    each = ((word, command.get_command(context, word)) for word in command.list_commands(context))
+    return "\n\n".join([found, *(commands(one, word, context) for word, one in each if one is not None)])
 
 
 def formats_table() -> str:

@@ -92,6 +92,7 @@ def test_every_block_was_run(page):
 
 
 def test_every_row_has_a_place(tables):
+    assert all(f"## halve {name}\n" in tables.commands() for name in cli.list_commands(None))
     assert all(f"| {name} |" in tables.formats_table() for name in FORMATS)
     assert all(f"## {name}" in tables.schemes_in_full() for name in SCHEMES)
     assert all(f"`{name}`" in tables.layouts_table() for name in layouts.layouts())

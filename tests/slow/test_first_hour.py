@@ -70,8 +70,7 @@ def shells(tmp_path_factory):
     opened = {name: Shell(tmp_path_factory.mktemp(name)) for name in FOLDERS}
     yield opened
     for shell in opened.values():
-        shell.process.stdin.close()
-        shell.process.wait(30)
+        shell.process.communicate(timeout=30)
 
 
 @pytest.mark.parametrize(("folder", "page"), [(name, page) for name, pages in FOLDERS.items() for page in pages])
