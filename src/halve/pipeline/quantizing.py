@@ -54,6 +54,11 @@ class QuantizeResult:
     warnings: tuple[str, ...]
     pick: Pick | None = None  # how the algorithm was chosen, where it was
 
+    @property
+    def streamed(self) -> bool:
+        """Whether reading and rounding is all that the time went into, and was not done before."""
+        return bool(self.losses) and self.plan.recipe.algorithm == "rtn"
+
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return {
@@ -82,7 +87,8 @@ class QuantizeResult:
             yield "weight SQNR", f"{sum(finite) / len(finite):.1f} dB on average, {min(finite):.1f} dB at worst"
         if self.plan.recipe.algorithm != "rtn":
             yield "algorithm", self.pick.why if self.pick else self.plan.recipe.algorithm
-        yield "time", f"{self.seconds:.2f} s, {self.source_bytes / 1e9 / self.seconds:.2f} GB/s read"
+        read = f", {self.source_bytes / 1e9 / self.seconds:.2f} GB/s read" if self.streamed else ""
+        yield "time", f"{self.seconds:.2f} s{read}"
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.facts())
