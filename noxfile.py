@@ -52,7 +52,8 @@ def docs(session: nox.Session) -> None:
     """The site, every block of code executed, into build/site. Any warning is an error."""
     session.install(".[demo,docs]", "pytest", env=NATIVE)
     quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}  # of what may come after these versions
-    session.run("mkdocs", "build", "--strict", env=NATIVE | quiet)
+    small = {"OPENBLAS_NUM_THREADS": "1"}  # threads cost the products of the page on training more than they give
+    session.run("mkdocs", "build", "--strict", env=NATIVE | quiet | small)
     session.run("pytest", "-q", "tests/slow/test_built_site.py")
 
 
