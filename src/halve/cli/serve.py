@@ -53,8 +53,7 @@ def command(
     from halve.errors import UnsupportedError
 
     try:
-        import uvicorn
-
+        from halve.serve import http
         from halve.serve.app import Server
     except ImportError as error:
         raise UnsupportedError(
@@ -63,14 +62,16 @@ def command(
     from halve.serve.limits import Limits
     from halve.serve.load import load_all
 
-    models = load_all(paths, mode=act, threads=threads)
-    limits = Limits(running=running, queued=queued, kv_tokens=kv_tokens, max_tokens=max_tokens)
-    server = Server(models, limits=limits, api_key=api_key, local=host in LOCAL)
-    for name, model in models.items():
-        click.echo(f"{name}: {model.engine}", err=True)
     if host not in LOCAL and api_key is None:
         click.echo(f"warning: {host} may be reached by others, and there is no --api-key", err=True)
-    try:
-        uvicorn.run(server.app, host=host, port=port, log_level="warning", timeout_keep_alive=30, server_header=False)
-    finally:
-        server.close()
+    limits = Limits(running=running, queued=queued, kv_tokens=kv_tokens, max_tokens=max_tokens)
+    with http.listen(host, port) as listener:
+        models = load_all(paths, mode=act, threads=threads)
+        server = Server(models, limits=limits, api_key=api_key, local=host in LOCAL)
+        for name, model in models.items():
+            click.echo(f"{name}: {model.engine}", err=True)
+        click.echo(f"halve serve: {http.address(listener)}v1  (Ctrl-C ends it)", err=True)
+        try:
+            http.server(server.app, limits).run(sockets=[listener])
+        finally:
+            server.close()

@@ -1,7 +1,6 @@
 """``halve web``: pages in the browser, and models behind OpenAI's API in the same process."""
 
 import os
-import socket
 import sys
 import webbrowser
 from pathlib import Path
@@ -50,44 +49,32 @@ def command(
     halve web --watch job.log    how far `halve quantize ... --log job.log` is
     """
     try:
-        import uvicorn
-
+        from halve.serve import http
         from halve.serve.app import Server
         from halve.web.app import add_pages
     except ImportError as error:
         raise UnsupportedError(
             f"the pages need {error.name}, which is not installed", hint="pip install 'halve[web]'"
         ) from None
+    from halve.serve.limits import Limits
     from halve.serve.load import load_all
 
     if host not in LOCAL and api_key is None:
         click.echo(f"warning: {host} may be reached by others, and there is no --api-key", err=True)
-    with _listening(host, port) as listener:
+    with http.listen(host, port) as listener:
         models = load_all(paths, mode=act, threads=threads)
         for name, model in models.items():
             click.echo(f"{name}: {model.engine}", err=True)
         server = Server(models, api_key=api_key, local=host in LOCAL)
         add_pages(server, watched=watch)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        address = http.address(listener)
         click.echo(f"halve web: {address}  (Ctrl-C ends it)")
         if _screen() if opened is None else opened:
             webbrowser.open(address)
-        config = uvicorn.Config(server.app, log_level="warning", timeout_keep_alive=30, server_header=False)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            http.server(server.app, Limits()).run(sockets=[listener])
         finally:
             server.close()
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket at which the browser may knock before the server is there. Raises UnsupportedError."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise UnsupportedError(
-            f"{host}:{port} cannot be listened at: {error.strerror}", hint="--port 0 takes any free port"
-        ) from None
 
 
 def _screen() -> bool:
