@@ -4,8 +4,8 @@ The model is calibrated for 8 bits and for 16, which choose weights and ranges d
 
 The noise that 8 bits in one activation alone add to the outputs is measured for each. For a budget of noise, a knapsack
 leaves the dearest activations in 8 bits whose noises fit in it. The budget is what the goal leaves over that of 16 bits
-in all activations, and less where the whole model then misses the goal on samples kept aside, which neither weights nor
-ranges have seen. One number is searched, not a decision for each activation: a few samples that are asked often are
+in all activations, and less where the whole model then misses the goal on samples kept aside, which the weights have
+not seen. One number is searched, not a decision for each activation: a few samples that are asked often are
 soon satisfied by chance.
 """
 
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve.edge import bias, noise
-from halve.edge.affine import Activations
+from halve.edge.affine import Activations, Range
+from halve.edge.calibrators import CALIBRATORS, Seen
 from halve.edge.knapsack import dearest
 from halve.edge.macs import Product, products
 from halve.edge.model import FloatModel
@@ -41,12 +42,13 @@ _BYTES = 1e-4  # of all multiplications: what 16 bits cost in an activation that
 class Goal:
     """What the outputs must reach: ``least`` of SQNR in dB, or of ``metric``.
 
-    Without ``least``: what all activations in 16 bits leave, less 3 dB. A metric is called with the outputs of the
-    float model and of the integer one, a mapping from name to array for each sample; more is better.
+    Without ``least``: what all activations in 16 bits leave, less ``within``. A metric is called with the outputs of
+    the float model and of the integer one, a mapping from name to array for each sample; more is better.
     """
 
     least: float | None = None
     metric: Metric | None = None
+    within: float = WITHIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def mixed(
         _Search(start, samples, goal, seed, _within(tell, 0.6 + index * 0.2, 0.2)) for index, start in enumerate(starts)
     ]
     narrow, widest = work[0].narrow_score, max(one.widest_score for one in work)
-    least = widest - WITHIN if goal.least is None else goal.least
+    least = widest - goal.within if goal.least is None else goal.least
     able = [one for one in work if max(one.narrow_score, one.widest_score) >= least]
     if not able:
         raise UnsupportedError(
@@ -142,6 +144,8 @@ class _Search:
         self.products = products(self.model, self.kept[0])
         self.total = sum(one.macs for one in self.products)
         self.judge = Judge.of(self.model, judged(self.model), self.kept)
+        self.all = noise.enough(Judge.of(self.model, judged(self.model), samples))
+        self.whole = self._whole(samples)
         self.outputs = list(self._run(Session(self.model.proto))) if self.metric else []
         self.narrow = replace(calibrated.integers, activations="int8")
         self.wide = self._wide()
@@ -170,9 +174,17 @@ class _Search:
             score=self._score(found),
         )
 
+    def _whole(self, samples: Sequence[Sample]) -> dict[str, Range]:
+        """All that activations were, on samples kept aside, too: what is cut off is what costs most on other inputs."""
+        session, seen = Session(self.model.proto, self.names), {name: Seen() for name in self.names}
+        for sample in samples:
+            for name, values in zip(self.names, session.run(sample, self.names), strict=True):
+                seen[name].widen(values)
+        return {name: one.whole for name, one in seen.items()}
+
     def _wide(self) -> Integers:
         """All in 16 bits: ranges that cut off nothing, not even of other inputs, and the biases that leave most."""
-        ranges = {name: one.whole.widened(HEADROOM) for name, one in self.calibrated.seen.items()}
+        ranges = {name: one.widened(HEADROOM) for name, one in self.whole.items()}
         given = replace(self.narrow, ranges=ranges, wide=frozenset(self.names))
         plain = replace(given, biases=biases_of(self.model))
         moved = replace(plain, biases=bias.corrected(self.model, plain, self.fed[:_FOR_BIASES], self.seed))
@@ -180,8 +192,8 @@ class _Search:
 
     def _found(self, least: float) -> tuple[Integers, dict[str, float]]:
         """The mix, and what 8 bits in each activation cost in dB."""
-        seen = self.calibrated.seen
-        alone = noise.alone(self.model, noise.enough(self.judge), self.narrow.ranges, seen, _part(self.report, 0.8))
+        choices = {name: [by(seen) for by in CALIBRATORS.values()] for name, seen in self.calibrated.seen.items()}
+        alone = noise.alone(self.model, self.all, self.whole, choices, _part(self.report, 0.8))
         base = self.judge.noise(Session(quantized(self.model, self.wide), self.judge.names))
         # of each output over what 16 bits leave there: outputs count alike, as in their mean SQNR
         parts = {name: float((one.parts / np.maximum(base, 1e-30)).mean()) for name, one in alone.items()}

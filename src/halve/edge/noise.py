@@ -4,22 +4,22 @@ Nothing else is rounded meanwhile. On PP-OCRv4 the sum of all is within 2 dB of 
 to order them by, not to promise anything by (`docs/edge.md`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halve.edge.affine import Range
-from halve.edge.calibrators import CALIBRATORS, Seen
 from halve.edge.model import FloatModel
-from halve.edge.ptq import HEADROOM, Report, adjusted
+from halve.edge.ptq import Report, adjusted
 from halve.edge.qdq import Integers, quantized
 from halve.edge.running import Sample, Session, energies_of
 
 _NUMBERS = 50_000  # of the outputs that are looked at, where there are as many
 _LEAST = 12  # samples that are looked at, where there are as many
-_LOUD = 0.002  # of all noise
+_LOUD = 0.002  # of all noise: quieter activations keep their range
+_CLEARLY = 0.6  # of the noise: what is less only by a little may be so by chance, on these samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +61,34 @@ def enough(judge: Judge) -> Judge:
 
 
 def alone(
-    model: FloatModel, judge: Judge, ranges: Mapping[str, Range], seen: Mapping[str, Seen], report: Report
+    model: FloatModel,
+    judge: Judge,
+    ranges: Mapping[str, Range],
+    choices: Mapping[str, Sequence[Range]],
+    report: Report,
 ) -> dict[str, Noise]:
-    """The noise of each activation in ``ranges``, with the range for it that makes least.
-
-    ``judge`` has other samples than ``seen``: those do not go beyond their own ranges. An activation that is quiet even
-    in a range of twice what was seen takes that: other inputs go further.
-    """
+    """The noise of each activation in ``ranges``; with another of its ``choices`` where that makes clearly less."""
     found: dict[str, Noise] = {}
     for index, (name, given) in enumerate(ranges.items()):
         report(f"8 bits in {name}", 0.5 * index / len(ranges))
-        found[name] = next(_noises(model, judge, name, [given]))
-    total = np.sum([one.parts for one in found.values()], axis=0)
-    for index, name in enumerate(ranges):
-        report(f"ranges of {name}", 0.5 + 0.5 * index / len(ranges))
-        loud = (found[name].parts > _LOUD * total).any()
-        others = [by(seen[name]) for by in CALIBRATORS.values()] if loud else []
-        wider, *tried = _noises(model, judge, name, [seen[name].whole.widened(HEADROOM), *others])
-        if (wider.parts <= _LOUD * total).all():
-            found[name] = wider
-        else:
-            found[name] = min((found[name], *tried, wider), key=lambda one: float((one.parts / total).sum()))
+        (found[name],) = _noises(model, judge, name, [given])
+    total = np.maximum(np.sum([one.parts for one in found.values()], axis=0), np.finfo(np.float64).tiny)
+
+    def loudness(one: Noise) -> float:
+        return float((one.parts / total).mean())
+
+    loud = [name for name, one in found.items() if loudness(one) > _LOUD]
+    for index, name in enumerate(loud):
+        report(f"ranges of {name}", 0.5 + 0.5 * index / len(loud))
+        others = [one for one in dict.fromkeys(choices[name]) if one != ranges[name]]
+        best = min((found[name], *_noises(model, judge, name, others)), key=loudness)
+        if loudness(best) < _CLEARLY * loudness(found[name]):
+            found[name] = best
     return found
 
 
-def _noises(model: FloatModel, judge: Judge, name: str, ranges: Sequence[Range]) -> Iterator[Noise]:
+def _noises(model: FloatModel, judge: Judge, name: str, ranges: Sequence[Range]) -> list[Noise]:
+    if not ranges:
+        return []
     session = Session(quantized(model, Integers({name: ranges[0]}, {}), adjustable=True), judge.names)
-    for one in ranges:
-        yield Noise(one, judge.noise(session, adjusted(Integers({name: one}, {}))))
+    return [Noise(one, judge.noise(session, adjusted(Integers({name: one}, {})))) for one in ranges]
