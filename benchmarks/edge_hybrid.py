@@ -5,8 +5,8 @@
 
 `hybrid`: the part of the multiplications that `halve edge quantize --activations mixed` raises to come within 3 dB of
 all activations in 16 bits on calibration inputs kept aside; beside it what INT8, the mix and INT16 leave of the outputs
-on inputs of other photographs, where the mix must hold, too. `integer_exact`: codes out of our integer simulation of each product
-that differ from ONNX Runtime's, for the same codes in.
+on inputs of other photographs, where the mix must hold, too. `integer_exact`: codes out of our integer simulation of
+each product that differ from ONNX Runtime's, for the same codes in.
 """
 
 import argparse

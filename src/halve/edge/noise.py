@@ -19,7 +19,7 @@ from halve.edge.running import Sample, Session, energies_of
 _NUMBERS = 50_000  # of the outputs that are looked at, where there are as many
 _LEAST = 12  # samples that are looked at, where there are as many
 _LOUD = 0.002  # of all noise: quieter activations keep their range
-_CLEARLY = 0.6  # of the noise: what is less only by a little may be so by chance, on these samples
+_CLEARLY = 0.8  # of the noise: what is less only by a little may be so by chance, on these samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,11 @@ class Judge:
         exact = Session(model.proto, names)
         return cls(names, samples, [exact.run(sample, names) for sample in samples])
 
+    @property
+    def precise(self) -> bool:
+        """Whether there are numbers enough to tell ranges apart: of a few, the best is so by chance."""
+        return sum(array.size for one in self.reference for array in one) >= _NUMBERS
+
     def noise(self, session: Session, fed: Mapping[str, NDArray[np.generic]] | None = None) -> NDArray[np.float64]:
         """The energy of the error of ``session`` over that of each output."""
         found = (session.run({**sample, **(fed or {})}, self.names) for sample in self.samples)
@@ -67,7 +72,7 @@ def alone(
     choices: Mapping[str, Sequence[Range]],
     report: Report,
 ) -> dict[str, Noise]:
-    """The noise of each activation in ``ranges``; with another of its ``choices`` where that makes clearly less."""
+    """The noise of each activation in ``ranges``; in another of its ``choices`` where ``judge`` hears clearly less."""
     found: dict[str, Noise] = {}
     for index, (name, given) in enumerate(ranges.items()):
         report(f"8 bits in {name}", 0.5 * index / len(ranges))
@@ -77,7 +82,7 @@ def alone(
     def loudness(one: Noise) -> float:
         return float((one.parts / total).mean())
 
-    loud = [name for name, one in found.items() if loudness(one) > _LOUD]
+    loud = [name for name, one in found.items() if judge.precise and loudness(one) > _LOUD]
     for index, name in enumerate(loud):
         report(f"ranges of {name}", 0.5 + 0.5 * index / len(loud))
         others = [one for one in dict.fromkeys(choices[name]) if one != ranges[name]]
