@@ -144,7 +144,7 @@ class _Search:
         self.products = products(self.model, self.kept[0])
         self.total = sum(one.macs for one in self.products)
         self.judge = Judge.of(self.model, judged(self.model), self.kept)
-        self.all = noise.enough(Judge.of(self.model, judged(self.model), samples))
+        self.hearing = Judge.of(self.model, self.judge.names, noise.enough(samples, self.judge.reference[0]))
         self.whole = self._whole(samples)
         self.outputs = list(self._run(Session(self.model.proto))) if self.metric else []
         self.narrow = replace(calibrated.integers, activations="int8")
@@ -193,7 +193,7 @@ class _Search:
     def _found(self, least: float) -> tuple[Integers, dict[str, float]]:
         """The mix, and what 8 bits in each activation cost in dB."""
         choices = {name: [by(seen) for by in CALIBRATORS.values()] for name, seen in self.calibrated.seen.items()}
-        alone = noise.alone(self.model, self.all, self.whole, choices, _part(self.report, 0.8))
+        alone = noise.alone(self.model, self.hearing, self.whole, choices, _within(self.report, 0, 0.8))
         base = self.judge.noise(Session(quantized(self.model, self.wide), self.judge.names))
         # of each output over what 16 bits leave there: outputs count alike, as in their mean SQNR
         parts = {name: float((one.parts / np.maximum(base, 1e-30)).mean()) for name, one in alone.items()}
@@ -233,10 +233,6 @@ class _Search:
 
     def _macs(self, wide: frozenset[str] | set[str]) -> int:
         return sum(one.macs for one in self.products if _reads(one, wide))
-
-
-def _part(report: Report, width: float) -> Report:
-    return lambda what, part: report(what, part * width)
 
 
 def _reads(product: Product, names: frozenset[str] | set[str]) -> bool:

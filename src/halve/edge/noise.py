@@ -58,11 +58,10 @@ class Judge:
         return parts
 
 
-def enough(judge: Judge) -> Judge:
-    """The first samples of ``judge``: 12, or as many as have 50,000 numbers in their outputs."""
-    numbers = np.cumsum([sum(array.size for array in one) for one in judge.reference])
-    count = max(int(np.searchsorted(numbers, _NUMBERS)) + 1, _LEAST)
-    return Judge(judge.names, judge.samples[:count], judge.reference[:count])
+def enough(samples: Sequence[Sample], outputs: Sequence[NDArray[np.float32]]) -> list[Sample]:
+    """Some of ``samples``, evenly: 12, or as many as have 50,000 numbers in outputs of the size of ``outputs``."""
+    count = max(_LEAST, -(-_NUMBERS // max(sum(array.size for array in outputs), 1)))
+    return [samples[at] for at in np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)]
 
 
 def alone(
