@@ -26,7 +26,7 @@ def test_direction():
         for one in (found.starts[0], found.calibrated, found.starts[1])
     )
     assert found.score >= found.goal
-    assert 22 < narrow < mixed - 4
-    assert widest - 8 < mixed < widest
-    assert widest > 36
-    assert 0.1 < found.part < 0.6
+    assert 20 < narrow < mixed - 8
+    assert widest - 6 < mixed < widest
+    assert widest > 37
+    assert 0.4 < found.part < 0.8
