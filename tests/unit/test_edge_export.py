@@ -2,7 +2,9 @@
 
 import stat
 import sys
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 from halve.cli.edge import command  # noqa: E402
 from halve.edge.quantize import quantize  # noqa: E402
+from halve.edge.rknn import environment as rknn_environment  # noqa: E402
 from halve.edge.rknn.environment import environment  # noqa: E402
 from halve.edge.rknn.export import export, fixed  # noqa: E402
 from halve.edge.rknn.stripped import stripped  # noqa: E402
@@ -223,6 +226,24 @@ def test_an_environment_that_stands_is_used(tmp_path):
     (tmp_path / "bin" / "python").write_text("")
     (tmp_path / "installed.txt").write_text(files("halve.edge.rknn").joinpath("requirements.txt").read_text())
     assert environment(tmp_path, accepted=True) == tmp_path / "bin" / "python"
+
+
+def test_two_at_once_make_one(tmp_path, monkeypatch):
+    """The second waits for the first, and uses what that has made."""
+    folder, making = tmp_path / "cache" / "env", []
+
+    def make(folder, python, requirements):
+        del requirements
+        making.append(folder)
+        time.sleep(0.3)
+        python.parent.mkdir(parents=True)
+        python.write_text("")
+
+    monkeypatch.setattr(rknn_environment, "_make", make)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: environment(folder, accepted=True), range(2)))
+    assert found == [folder / "bin" / "python"] * 2
+    assert making == [folder]
 
 
 def test_the_worker_needs_no_halve():

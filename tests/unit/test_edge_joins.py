@@ -1,6 +1,7 @@
 """Boxes and scores in one output: found, told, and parted where that is asked for."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,9 +14,13 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from halve.cli.edge import command  # noqa: E402
 from halve.edge import ptq  # noqa: E402
-from halve.edge.joins import destructive, split  # noqa: E402
+from halve.edge.beside import compare  # noqa: E402
+from halve.edge.joins import destructive, split, split_like  # noqa: E402
 from halve.edge.model import load  # noqa: E402
+from halve.edge.quantize import quantize  # noqa: E402
+from halve.edge.rknn.export import export  # noqa: E402
 from halve.edge.running import Session  # noqa: E402
+from halve.errors import UnsupportedError  # noqa: E402
 
 
 def net(path, *, size):
@@ -70,3 +75,42 @@ def test_command_line(tmp_path):
     done = CliRunner().invoke(command, [*said, str(tmp_path / "parts.onnx"), "--split-outputs", "--json"])
     assert [one["parts"] for one in json.loads(done.stdout)["split"]] == [["boxes", "scores"]]
     assert [one.name for one in onnx.load(str(tmp_path / "parts.onnx")).graph.output] == ["boxes", "scores", "z"]
+
+
+WORKER = """
+import json, sys
+import numpy as np
+import onnxruntime
+job = json.load(open(sys.argv[1]))
+run = onnxruntime.InferenceSession(job["model"], providers=["CPUExecutionProvider"])
+found = [run.run(None, {"x": np.load(paths[0])}) for paths in job["judging"]]
+open(job["out"], "wb").write(",".join(one.name for one in run.get_outputs()).encode())
+np.savez(job["simulated"], **{f"output_{at}": np.stack(one) for at, one in enumerate(zip(*found))})
+open(sys.argv[1] + ".answer", "w").write("{}")
+"""
+
+
+def test_parts_are_exported_and_reported(tmp_path):
+    """What is read by then gets the parts; the float model is parted in the same way."""
+    made, parts, inputs = net(tmp_path / "net.onnx", size=640.0), tmp_path / "parts.onnx", tmp_path / "inputs.npy"
+    np.save(inputs, np.concatenate([one["x"] for one in INPUTS]))
+    quantize(made, parts, inputs, calibrator="minmax", split_outputs=True)
+    (tmp_path / "worker.py").write_text(WORKER)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path / "worker.py"} "$3"\n')
+    python.chmod(0o755)
+    found = export(parts, made, out := tmp_path / "net.rknn", inputs, target="rk3588", python=python)
+    assert out.read_text() == "boxes,scores,z"
+    assert found.ours > 25
+    assert found.failed == ()
+    beside = compare(made, parts, INPUTS)
+    assert [name for name, _ in beside.outputs] == ["boxes", "scores", "z"]
+    assert min(db for _, db in beside.outputs) > 25
+
+
+def test_other_outputs_are_refused(tmp_path):
+    model = load(net(tmp_path / "net.onnx", size=640.0))
+    assert split_like(model, ["y", "z"]) is model
+    for outputs in (["boxes", "z"], ["boxes", "scores"], ["scores", "boxes", "z"], ["y"], ["w", "y", "z"]):
+        with pytest.raises(UnsupportedError, match="has the outputs y, z, and the quantized model"):
+            split_like(model, outputs)

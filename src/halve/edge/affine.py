@@ -24,6 +24,10 @@ class Range:
         object.__setattr__(self, "low", min(float(self.low), 0.0))
         object.__setattr__(self, "high", max(float(self.high), 0.0))
 
+    def widened(self, by: float) -> "Range":
+        """``by`` times as far to both sides."""
+        return Range(self.low * by, self.high * by)
+
     def affine(self, kind: Activations) -> tuple[np.float32, int]:
         """Scale and zero point of codes without sign, in as many bits as ``kind``."""
         levels = int(np.iinfo(TYPES[kind]).max)

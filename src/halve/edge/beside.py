@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from halve.edge.joins import split_like
 from halve.edge.model import PRODUCTS, FloatModel, load
 from halve.edge.running import Sample, Session, decibels, energies_of
 
@@ -55,10 +56,12 @@ def compare(source: Path, quantized: Path, samples: Sequence[Sample], model: Flo
     """``quantized`` beside the float model ``source`` that it was made of, on ``samples``.
 
     Outputs of products are compared up to one factor for each channel, which equalization moves from one product to the
-    next. Raises what `load` raises, and UnsupportedError for samples that the models do not take.
+    next. Outputs are those of ``quantized``, which may be parts of the float model's (`halve.edge.joins`).
+
+    Raises what `load` raises, and UnsupportedError for samples that the models do not take and for other outputs.
     """
-    exact = load(source) if model is None else model
     proto = onnx.load(str(quantized))
+    exact = split_like(load(source) if model is None else model, [one.name for one in proto.graph.output])
     there = {name for node in proto.graph.node for name in node.output}
     nodes = [node for node in exact.nodes if node.op_type in PRODUCTS and node.output[0] in there]
     names = [*exact.outputs, *(node.output[0] for node in nodes if node.output[0] not in exact.outputs)]

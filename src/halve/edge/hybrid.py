@@ -2,50 +2,53 @@
 
 The model is calibrated for 8 bits and for 16, which choose weights and ranges differently; the search starts from both.
 
-All activations in 16 bits leave what rounded weights leave. From there each activation is lowered to 8 bits alone; the
-noise that this adds, over the multiplications that 16 bits make dearer, is the order in which activations are raised.
-They are raised until the goal is reached; then, the dearest first, each is lowered again where the goal holds without
-it, or with cheaper ones in its place. Whether it holds is measured each time, on the samples kept aside, and on others
-too where their outputs are few numbers, whose errors cancel by chance.
+The noise that 8 bits in one activation alone add to the outputs is measured for each. For a budget of noise, a knapsack
+leaves the dearest activations in 8 bits whose noises fit in it. The budget is what the goal leaves over that of 16 bits
+in all activations, and less where the whole model then misses the goal on samples kept aside, which the weights have
+not seen. One number is searched, not a decision for each activation: a few samples that are asked often are
+soon satisfied by chance.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halve.edge import bias
+from halve.edge import bias, noise
 from halve.edge.affine import Activations, Range
-from halve.edge.calibrators import Seen
+from halve.edge.calibrators import CALIBRATORS, Seen
+from halve.edge.knapsack import dearest
 from halve.edge.macs import Product, products
 from halve.edge.model import FloatModel
-from halve.edge.ptq import AUTO, Calibrated, Report, biases_of, calibrate, judged, layers, parted, silent
+from halve.edge.noise import Judge
+from halve.edge.ptq import AUTO, HEADROOM, Calibrated, Report, biases_of, calibrate, judged, layers, parted, silent
 from halve.edge.qdq import Integers, quantized
-from halve.edge.running import Sample, Session, compared
-from halve.edge.stored import stored
+from halve.edge.running import Sample, Session
 from halve.errors import UnsupportedError
 
 Outputs = Mapping[str, NDArray[np.generic]]
 Metric = Callable[[Sequence[Outputs], Sequence[Outputs]], float]
 _KINDS: tuple[Activations, ...] = ("int8", "int16")
 WITHIN = 3.0  # dB below all activations in 16 bits
-_NUMBERS = 50_000  # of the outputs: where samples kept aside have fewer, others join them
 _FOR_BIASES = 16  # samples
-_LOWERED = 24  # raised activations that are tried in 8 bits again
+_BUDGETS = 32  # of noise that are tried on the whole model, ever smaller ones
+_STEP = 0.8  # from one to the next
+_BYTES = 1e-4  # of all multiplications: what 16 bits cost in an activation that no product reads
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
     """What the outputs must reach: ``least`` of SQNR in dB, or of ``metric``.
 
-    Without ``least``: what all activations in 16 bits leave, less 3 dB. A metric is called with the outputs of the
-    float model and of the integer one, a mapping from name to array for each sample; more is better.
+    Without ``least``: what all activations in 16 bits leave, less ``within``. A metric is called with the outputs of
+    the float model and of the integer one, a mapping from name to array for each sample; more is better.
     """
 
     least: float | None = None
     metric: Metric | None = None
+    within: float = WITHIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def mixed(
         _Search(start, samples, goal, seed, _within(tell, 0.6 + index * 0.2, 0.2)) for index, start in enumerate(starts)
     ]
     narrow, widest = work[0].narrow_score, max(one.widest_score for one in work)
-    least = widest - WITHIN if goal.least is None else goal.least
+    least = widest - goal.within if goal.least is None else goal.least
     able = [one for one in work if max(one.narrow_score, one.widest_score) >= least]
     if not able:
         raise UnsupportedError(
@@ -137,122 +140,96 @@ class _Search:
         self.calibrated, self.model, self.metric = calibrated, calibrated.model, goal.metric
         self.seed, self.report = seed, report
         self.fed, self.kept = parted(samples)
-        self.names = stored(self.model)
+        self.names = tuple(calibrated.seen)
         self.products = products(self.model, self.kept[0])
-        self.judged = judged(self.model)
-        exact = Session(self.model.proto, self.judged)
-        self.samples = list(self.kept)
-        self.reference = [exact.run(sample, self.judged) for sample in self.kept]
-        for sample in self.fed:
-            if sum(array.size for one in self.reference for array in one) >= _NUMBERS:
-                break
-            self.samples.append(sample)
-            self.reference.append(exact.run(sample, self.judged))
-        names = self.model.outputs
-        self.outputs = [dict(zip(names, exact.run(sample, names), strict=True)) for sample in self.samples]
+        self.total = sum(one.macs for one in self.products)
+        self.judge = Judge.of(self.model, judged(self.model), self.kept)
+        self.hearing = Judge.of(self.model, self.judge.names, noise.enough(samples, self.judge.reference[0]))
+        self.whole = self._whole(samples)
+        self.outputs = list(self._run(Session(self.model.proto))) if self.metric else []
         self.narrow = replace(calibrated.integers, activations="int8")
         self.wide = self._wide()
         self.narrow_score = self._score(self.narrow)
-        self.widest_score = self._score(self._mix(frozenset(self.names)))
+        self.widest_score = self._score(self.wide)
 
     def run(self, least: float) -> Mixed:
-        losses = self._losses() if self.narrow_score < least else {}
-        chosen = self._chosen(losses, least) if losses else frozenset()
-        found = self._mix(chosen) if chosen else self.narrow
-        raised = sorted((Raised(name, self._macs({name}), losses[name]) for name in chosen), key=lambda one: -one.loss)
-        sqnr = self._sqnr(found)
+        found, losses = self.narrow, dict.fromkeys(self.names, 0.0)
+        if self.narrow_score < least:
+            found, losses = self._found(least)
+        raised = (Raised(name, self._macs({name}), losses[name]) for name in found.wide)
         return Mixed(
             calibrated=replace(
-                self.calibrated, integers=found, sqnr=sqnr, layers=tuple(layers(self.model, found, self.kept))
+                self.calibrated,
+                integers=found,
+                sqnr=self._sqnr(found),
+                layers=tuple(layers(self.model, found, self.kept)),
             ),
             starts=(),
-            raised=tuple(raised),
-            macs_raised=self._macs(chosen),
-            macs=sum(one.macs for one in self.products),
+            raised=tuple(sorted(raised, key=lambda one: (-one.loss, one.name))),
+            macs_raised=self._macs(found.wide),
+            macs=self.total,
             narrow=self.narrow_score,
             widest=self.widest_score,
             goal=least,
             score=self._score(found),
         )
 
-    def _wide(self) -> Integers:
-        """All in 16 bits: with ranges that cut off nothing, and with biases for it, where that leaves more."""
-        kept = replace(self.narrow, wide=frozenset(self.names))
-        whole = replace(kept, ranges=self._whole())
-        plain = [replace(one, biases=biases_of(self.model)) for one in (kept, whole)]
-        moved = [
-            replace(one, biases=bias.corrected(self.model, one, self.fed[:_FOR_BIASES], self.seed)) for one in plain
-        ]
-        return max((kept, whole, *plain, *moved), key=self._sqnr)
-
-    def _whole(self) -> dict[str, Range]:
-        """All that activations were: 16 bits have steps to spare, and nothing need be cut off."""
+    def _whole(self, samples: Sequence[Sample]) -> dict[str, Range]:
+        """All that activations were, on samples kept aside, too: what is cut off is what costs most on other inputs."""
         session, seen = Session(self.model.proto, self.names), {name: Seen() for name in self.names}
-        for sample in self.fed:
+        for sample in samples:
             for name, values in zip(self.names, session.run(sample, self.names), strict=True):
                 seen[name].widen(values)
         return {name: one.whole for name, one in seen.items()}
 
-    def _mix(self, wide: frozenset[str]) -> Integers:
-        ranges = {name: (self.wide if name in wide else self.narrow).ranges[name] for name in self.names}
-        return replace(self.wide, ranges=ranges, wide=wide)
+    def _wide(self) -> Integers:
+        """All in 16 bits: ranges that cut off nothing, not even of other inputs, and the biases that leave most."""
+        ranges = {name: one.widened(HEADROOM) for name, one in self.whole.items()}
+        given = replace(self.narrow, ranges=ranges, wide=frozenset(self.names))
+        plain = replace(given, biases=biases_of(self.model))
+        moved = replace(plain, biases=bias.corrected(self.model, plain, self.fed[:_FOR_BIASES], self.seed))
+        return max((given, plain, moved), key=self._sqnr)
+
+    def _found(self, least: float) -> tuple[Integers, dict[str, float]]:
+        """The mix, and what 8 bits in each activation cost in dB."""
+        choices = {name: [by(seen) for by in CALIBRATORS.values()] for name, seen in self.calibrated.seen.items()}
+        alone = noise.alone(self.model, self.hearing, self.whole, choices, _within(self.report, 0, 0.8))
+        base = self.judge.noise(Session(quantized(self.model, self.wide), self.judge.names))
+        # of each output over what 16 bits leave there: outputs count alike, as in their mean SQNR
+        parts = {name: float((one.parts / np.maximum(base, 1e-30)).mean()) for name, one in alone.items()}
+        worth = {name: self._macs({name}) + _BYTES * self.total for name in self.names}
+
+        def mix(budget: float) -> Integers:
+            wide = frozenset(self.names) - dearest(parts, worth, budget)
+            ranges = {name: self.wide.ranges[name] if name in wide else alone[name].range for name in self.names}
+            return replace(self.wide, ranges=ranges, wide=wide)
+
+        everything = sum(parts.values())
+        most = everything if self.metric else min(10 ** ((self.widest_score - least) / 10) - 1, everything)
+        losses = {name: float(10 * np.log10(1 + part)) for name, part in parts.items()}
+        return self._largest(mix, most, least), losses
+
+    def _largest(self, mix: Callable[[float], Integers], most: float, least: float) -> Integers:
+        """The mix of the largest budget up to ``most`` that reaches ``least``."""
+        for index, budget in enumerate(most * _STEP ** np.arange(_BUDGETS)):
+            self.report("trying mixes", 0.8 + 0.2 * index / _BUDGETS)
+            if self._score(found := mix(float(budget))) >= least:
+                return found
+        return self.wide
 
     def _sqnr(self, integers: Integers) -> float:
-        session = Session(quantized(self.model, integers), self.judged)
-        return compared(self.reference, (session.run(sample, self.judged) for sample in self.samples))
+        parts = self.judge.noise(Session(quantized(self.model, integers), self.judge.names))
+        return float(-10 * np.log10(np.maximum(parts, 1e-30)).mean())
 
     def _score(self, integers: Integers) -> float:
         if self.metric is None:
             return self._sqnr(integers)
-        session, names = Session(quantized(self.model, integers)), self.model.outputs
-        found = [dict(zip(names, session.run(sample, names), strict=True)) for sample in self.samples]
-        return float(self.metric(self.outputs, found))
+        return float(self.metric(self.outputs, list(self._run(Session(quantized(self.model, integers))))))
 
-    def _losses(self) -> dict[str, float]:
-        """Of each activation what its 8 bits take from the outputs when all others have 16, in dB."""
-        everything = frozenset(self.names)
-        best = self._sqnr(self._mix(everything))
-        found = {}
-        for index, name in enumerate(self.names):
-            self.report(f"8 bits in {name}", 0.5 * index / len(self.names))
-            found[name] = best - self._sqnr(self._mix(everything - {name}))
-        return found
-
-    def _chosen(self, losses: Mapping[str, float], least: float) -> frozenset[str]:
-        total = sum(one.macs for one in self.products)
-
-        def worth(name: str) -> float:
-            noise = 10 ** (losses[name] / 10) - 1
-            return noise / (self._macs({name}) + total * 1e-4)  # an activation without products costs its bytes
-
-        def reaches(wide: frozenset[str]) -> bool:
-            return self._score(self._mix(wide)) >= least
-
-        order = sorted(losses, key=worth, reverse=True)
-        wide: frozenset[str] = frozenset()
-        for index, name in enumerate(order):  # one by one: errors cancel, so that more is not always better
-            self.report(f"16 bits in {name}", 0.5 + 0.3 * index / len(order))
-            wide |= {name}
-            if reaches(wide):
-                break
-        dearest = sorted(wide, key=lambda name: (-self._macs({name}), losses[name]))[:_LOWERED]
-        for index, name in enumerate(dearest):
-            self.report(f"8 bits in {name} again", 0.8 + 0.2 * index / len(dearest))
-            spared = wide - {name}
-            traded = spared | self._cheaper([one for one in order if one not in wide], self._macs({name}) / 2)
-            found = next((one for one in dict.fromkeys((spared, traded)) if reaches(one)), wide)
-            if self._macs(found) <= self._macs(wide):
-                wide = found
-        return wide
-
-    def _cheaper(self, names: Sequence[str], macs: float) -> frozenset[str]:
-        """The first of ``names`` that together have no more than ``macs``."""
-        found: frozenset[str] = frozenset()
-        for name in names:
-            if self._macs(found | {name}) > macs:
-                break
-            found |= {name}
-        return found
+    def _run(self, session: Session) -> Iterator[Outputs]:
+        names = self.model.outputs
+        for sample in self.kept:
+            yield dict(zip(names, session.run(sample, names), strict=True))
 
     def _macs(self, wide: frozenset[str] | set[str]) -> int:
         return sum(one.macs for one in self.products if _reads(one, wide))

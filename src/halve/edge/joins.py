@@ -1,6 +1,6 @@
 """Outputs that join boxes and scores: in one scale, as an integer target keeps them, nothing is left of the smaller."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,6 +11,7 @@ from onnx import ModelProto, shape_inference
 from halve.edge.affine import TYPES, Floats, Range
 from halve.edge.model import FloatModel
 from halve.edge.running import Sample, Session, decibels, energies_of
+from halve.errors import UnsupportedError
 
 _LOST = 10.0  # dB: less is destroyed
 _SAMPLES = 8
@@ -52,15 +53,38 @@ def destructive(model: FloatModel, samples: Sequence[Sample]) -> tuple[Join, ...
 
 def split(model: FloatModel, joins: Sequence[Join]) -> FloatModel:
     """``model`` with the parts of ``joins`` for outputs, each where the whole was."""
-    by = {one.output: one for one in joins}
+    return _parted(model, {one.output: one.parts for one in joins})
+
+
+def split_like(model: FloatModel, outputs: Sequence[str]) -> FloatModel:
+    """``model`` with ``outputs``: as it is, or with the parts of a Concat in its place, as `split` makes them.
+
+    Raises UnsupportedError for outputs that are neither.
+    """
+    if tuple(outputs) == model.outputs:
+        return model
+    whole = {name: model.producers.get(name) for name in model.outputs if name not in outputs}
+    by = {name: tuple(node.input) for name, node in whole.items() if node is not None and node.op_type == "Concat"}
+    typed = all(part in model.producers and part in model.types for part in chain.from_iterable(by.values()))
+    found = _parted(model, by) if typed else model
+    if found.outputs != tuple(outputs):
+        raise UnsupportedError(
+            f"{model.path} has the outputs {', '.join(model.outputs)}, and the quantized model {', '.join(outputs)}",
+            hint="give the float model that it was made of; parts of a Concat are known, other changes are not",
+        )
+    return found
+
+
+def _parted(model: FloatModel, by: Mapping[str, Sequence[str]]) -> FloatModel:
+    """With the parts ``by`` which each output in it is replaced."""
     proto = ModelProto()
     proto.CopyFrom(model.proto)
     graph = proto.graph
     outputs = {one.name: one for one in graph.output}
     inferred = {one.name: one for one in shape_inference.infer_shapes(proto).graph.value_info}
-    for part in chain.from_iterable(one.parts for one in joins):
-        outputs.setdefault(part, inferred[part])  # it has a type, or it would be in no `Join`
-    names = chain.from_iterable(by[name].parts if name in by else [name] for name in model.outputs)
+    for part in chain.from_iterable(by.values()):
+        outputs.setdefault(part, inferred[part])  # a part has a type, or no `Join` would have been of it
+    names = chain.from_iterable(by.get(name, [name]) for name in model.outputs)
     kept = [outputs[name] for name in dict.fromkeys(names)]
     del graph.output[:]
     graph.output.extend(kept)

