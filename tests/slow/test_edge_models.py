@@ -17,7 +17,7 @@ from halve.edge.model import load
 
 
 def test_direction():
-    """What docs/edge.md says of it, with room for other processors: INT8 below the mix below INT16."""
+    """What docs/how-to/edge.md says of it, with room for other processors: INT8 below the mix below INT16."""
     model = next(one for one in MODELS if one.name == "ppocr_cls")
     exact = load(model.path())
     found = hybrid.mixed(exact, model.samples(64, judging=False), hybrid.Goal())
